@@ -5,10 +5,10 @@ does when it starts) costs nothing: neither torch nor Qt is imported here.
 
 Examples
 --------
->>> from napari_diffseg import SegmentParams, bundled_checkpoint, load_case, load_checkpoint, segment
->>> case = load_case("BraTS2021_00006")  # doctest: +SKIP
->>> model = load_checkpoint(bundled_checkpoint())  # doctest: +SKIP
->>> *_, finished = segment(case, model, SegmentParams(n_samples=5))  # doctest: +SKIP
+>>> import napari_diffseg as nd
+>>> case = nd.load_case("BraTS2021_00006")  # doctest: +SKIP
+>>> model = nd.load_checkpoint(nd.bundled_checkpoint())  # doctest: +SKIP
+>>> *_, finished = nd.segment(case, model, nd.SegmentParams(n_samples=5))  # doctest: +SKIP
 """
 
 from __future__ import annotations
