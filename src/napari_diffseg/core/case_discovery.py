@@ -1,0 +1,193 @@
+"""Finding cases in folders, by names only: no file is opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from napari_diffseg.core.case_files import (
+    EXPECTED_NAMES,
+    CaseFiles,
+    build_case,
+    found_text,
+    natural_key,
+    scan_folder,
+    some,
+)
+from napari_diffseg.core.case_names import (
+    LABEL,
+    MODALITIES,
+    CaseFile,
+    is_label_folder,
+    parse_name,
+)
+from napari_diffseg.core.errors import CaseError
+
+_MAX_DEPTH = 4  # root / MICCAI_..._TrainingData / HGG / case, and one to spare
+_MAX_DEPTH_ONE_CASE = 2  # somebody may drop a home folder
+_MAX_PEEKED_FOLDERS = 20
+
+_Groups = list[list[CaseFile]]
+
+
+def discover_case(paths: str | Path | Sequence[str | Path]) -> CaseFiles:
+    """Find all files of the one case that the input belongs to.
+
+    Parameters
+    ----------
+    paths
+        A folder (or a folder around just one case), any one file of a case (its siblings are
+        found), or several files of one case; a file that is given wins over a sibling for the same
+        modality. Files of the slice layout stand for their slices, a folder for all its slices.
+
+    Raises
+    ------
+    CaseError
+        Nothing found, several cases, a missing modality or two candidates for one.
+    """
+    given = [Path(p) for p in ([paths] if isinstance(paths, str | Path) else paths)]
+    if not given:
+        raise CaseError(f"No file was given. {EXPECTED_NAMES}")
+    for path in given:
+        if not path.exists():
+            raise CaseError(f"{path} does not exist.")
+    if len(given) == 1 and given[0].is_dir():
+        files = _from_folder(given[0])
+    elif any(path.is_dir() for path in given):
+        raise CaseError(f"Open one case at a time: a folder or its files, not {some(given)}.")
+    else:
+        files = _from_files(given)
+    if files.problem:
+        raise CaseError(files.problem)
+    return files
+
+
+def discover_cases(folder: str | Path) -> list[CaseFiles]:
+    """Find the cases in and below a folder, in natural order; stray files are ignored.
+
+    Works on folders of case folders, up to four levels deep, on Decathlon folders and on folders
+    with the files of many cases. An incomplete case is returned with its `problem`, see
+    `CaseFiles`; a lone file beside other cases is a stray. An empty list means that nothing looks
+    like a case.
+
+    Raises
+    ------
+    CaseError
+        `folder` is no folder or cannot be read.
+    """
+    folder = Path(folder)
+    return _build_all(_groups(scan_folder(folder)), folder) + _cases_below(folder, _MAX_DEPTH)
+
+
+def is_brats_path(path: str | Path | Sequence[str | Path]) -> bool:
+    """Whether names look like a BraTS case: cheap, opens nothing, never raises.
+
+    True for a file (or several) with a name of a known family, a folder with such files, and a
+    folder whose subfolders have them. Whether the case is complete is for `discover_case` to say.
+    """
+    try:
+        given = [Path(p) for p in ([path] if isinstance(path, str | Path) else path)]
+        return bool(given) and all(_looks_like_brats(p) for p in given)
+    except (CaseError, OSError, TypeError, ValueError):
+        return False
+
+
+def _looks_like_brats(path: Path) -> bool:
+    if not path.is_dir():
+        return parse_name(path) is not None
+    if _groups(scan_folder(path)):
+        return True
+    return any(_groups(scan_folder(sub)) for sub in _subfolders(path)[:_MAX_PEEKED_FOLDERS])
+
+
+def _from_folder(folder: Path) -> CaseFiles:
+    groups = _groups(scan_folder(folder))
+    complete = [group for group in groups if _is_complete(group)]
+    below = [] if complete else _cases_below(folder, _MAX_DEPTH_ONE_CASE)
+    if groups and not any(case.problem is None for case in below):
+        candidates = complete or _fullest(groups)
+        names = [group[0].case for group in candidates]
+        if len(candidates) == 1:
+            return build_case(candidates[0], folder=folder)
+    else:
+        names = [case.name for case in below]
+        if len(below) == 1:
+            return below[0]
+    if not names:
+        raise CaseError(f"{folder} holds no BraTS case.{found_text(folder)} {EXPECTED_NAMES}")
+    names.sort(key=natural_key)
+    raise CaseError(f"{folder} holds {len(names)} cases ({some(names)}). Open one of them.")
+
+
+def _from_files(given: Sequence[Path]) -> CaseFiles:
+    files = []
+    for path in given:
+        file = parse_name(path)
+        if file is None:
+            raise CaseError(f"{path} has no name of a BraTS file. {EXPECTED_NAMES}")
+        files.append(file)
+    if len({file.group for file in files}) > 1:
+        names = sorted({file.case for file in files}, key=natural_key)
+        raise CaseError(
+            f"The files belong to {len(names)} cases ({some(names)}). Open one case at a time."
+        )
+    known = {file.path for file in files}
+    siblings = [
+        sibling
+        for folder in dict.fromkeys(path.parent for path in given)
+        for sibling in scan_folder(folder)
+        if sibling.group == files[0].group and sibling.path not in known
+    ]
+    return build_case([*files, *siblings], preferred=known, folder=given[0].parent)
+
+
+def _cases_below(folder: Path, depth: int) -> list[CaseFiles]:
+    cases: list[CaseFiles] = []
+    for sub in _subfolders(folder) if depth else []:
+        try:
+            files = scan_folder(sub)
+        except CaseError:  # what cannot be read below the folder is a stray, too
+            continue
+        cases += _build_all(_groups(files), sub)
+        cases += _cases_below(sub, depth - 1)
+    return cases
+
+
+def _build_all(groups: _Groups, folder: Path) -> list[CaseFiles]:
+    """Build the cases of one folder; one lone file beside others is a stray and no case."""
+    cases = [group for group in groups if _is_complete(group) or len(group) > 1] or groups
+    return [build_case(group, folder=folder) for group in cases]
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    """Return the visible folders in a folder, without those that hold Decathlon labels."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
+    except OSError:
+        return []
+    subfolders = [folder / name for name in sorted(names, key=natural_key)]
+    return [sub for sub in subfolders if not is_label_folder(sub)]
+
+
+def _groups(files: Iterable[CaseFile]) -> _Groups:
+    """Sort files into cases; lone labels, for example somebody's predictions, are strays."""
+    groups: dict[tuple[str, str], list[CaseFile]] = {}
+    for file in files:
+        groups.setdefault(file.group, []).append(file)
+    return [group for group in groups.values() if _roles(group) != {LABEL}]
+
+
+def _fullest(groups: _Groups) -> _Groups:
+    """Of incomplete cases the one with most modalities is meant; the others are misnamed."""
+    most = max(len(_roles(group)) for group in groups)
+    return [group for group in groups if len(_roles(group)) == most]
+
+
+def _is_complete(group: Sequence[CaseFile]) -> bool:
+    return "all" in _roles(group) or _roles(group).issuperset(MODALITIES)
+
+
+def _roles(group: Sequence[CaseFile]) -> set[str]:
+    return {file.role for file in group}
