@@ -125,15 +125,14 @@ class Ensemble:
             raise ValueError(
                 f"a sample is uint8 {self.shape[1:]}, not {probability.dtype} {probability.shape}"
             )
-        for kind, k in self._sums_k.items():
-            if member < k and self._sampled[member, z]:
-                self._sums[kind][z] -= self._contribution(member, z, kind)
+        sums_with_it = [kind for kind, k in self._sums_k.items() if member < k]
+        for kind in sums_with_it:  # what is replaced goes; a slice not yet sampled is all 0
+            self._sums[kind][z] -= self._contribution(member, z, kind)
         self._members[member, z] = probability
         self._sampled[member, z] = True
         self._mask_voxels[member, z] = np.count_nonzero(probability >= MASK_LEVEL)
-        for kind, k in self._sums_k.items():
-            if member < k:
-                self._sums[kind][z] += self._contribution(member, z, kind)
+        for kind in sums_with_it:
+            self._sums[kind][z] += self._contribution(member, z, kind)
 
     def grow(self, n_members: int) -> None:
         """Make room for more members; what has been sampled stays.
