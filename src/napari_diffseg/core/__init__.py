@@ -1,0 +1,1 @@
+"""The method, without any GUI: reading, the diffusion model, sampling, uncertainty."""
