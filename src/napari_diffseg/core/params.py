@@ -1,0 +1,60 @@
+"""What the user chooses for a run: one frozen record for viewer, command line and evaluation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from napari_diffseg.core.errors import ParameterError
+
+SamplerName = Literal["ddpm", "ddim", "dpmpp-2m", "dpmpp-2m-sde"]
+SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
+
+
+@dataclass(frozen=True)
+class SegmentParams:
+    """Parameters of :func:`napari_diffseg.core.segment.segment`."""
+
+    n_samples: int = 5
+    """Members to draw."""
+    first_member: int = 0
+    """Number of the first member; more than 0 to add to members that exist already."""
+    n_steps: int | None = None
+    """Sampling steps; None: what the model's own card recommends."""
+    sampler: SamplerName = "ddpm"
+    """``ddpm`` (ancestral), ``ddim``, ``dpmpp-2m`` or ``dpmpp-2m-sde``."""
+    eta: float = 0.0
+    """Stochasticity of ``ddim``: 0 deterministic, 1 ancestral; other samplers ignore it."""
+    seed: int = 0
+    """Together with member and source slice it decides every random number."""
+    z_range: tuple[int, int] | None = None
+    """Canonical slices (first, one past the last); None: the whole volume."""
+    priority_z: int | None = None
+    """Canonical slice that is sampled first, the others follow outwards; None: the middle."""
+    device: str = "auto"
+    """``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps`` ..."""
+    memory_budget_mb: int = 1500
+    """Working memory that a batch of slices and members may take beside the network."""
+
+    def __post_init__(self) -> None:
+        if self.n_samples < 1 or self.first_member < 0:
+            raise ParameterError(f"At least 1 sample is needed, not {self.n_samples}.")
+        if self.n_steps is not None and self.n_steps < 1:
+            raise ParameterError(f"At least 1 step is needed, not {self.n_steps}.")
+        if self.sampler not in SAMPLERS:
+            raise ParameterError(
+                f"Unknown sampler {self.sampler!r}: choose one of {', '.join(SAMPLERS)}."
+            )
+        if not 0.0 <= self.eta <= 1.0:
+            raise ParameterError(f"eta must be between 0 and 1, not {self.eta}.")
+        if self.seed < 0:
+            raise ParameterError(f"The seed must not be negative, it is {self.seed}.")
+        if self.z_range is not None and not 0 <= self.z_range[0] < self.z_range[1]:
+            raise ParameterError(f"The slice range {self.z_range} is empty.")
+        if self.memory_budget_mb < 1:
+            raise ParameterError("The memory budget must be positive.")
+
+    @property
+    def members(self) -> range:
+        """Numbers of the members that are drawn."""
+        return range(self.first_member, self.first_member + self.n_samples)
