@@ -1,0 +1,35 @@
+"""Tiny random models for tests: the real classes and configurations, only small."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from napari_diffseg.core.checkpoint import LoadedModel, ModelCard, prepare_network
+from napari_diffseg.core.model import DiffusionModel, fast_diffusion_config, fast_model_config
+from napari_diffseg.core.preprocessing import PreprocessingConfig
+
+
+def tiny_network(seed: int = 0) -> DiffusionModel:
+    """Return a ``fast`` network with two levels of 8 channels and random weights."""
+    config = fast_model_config(8, 8, (1, 2), (1,))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = DiffusionModel(config, fast_diffusion_config())
+        # The zero-initialised last layers would make every output the same.
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+    return network
+
+
+def tiny_model(seed: int = 0, window: tuple[int, int] = (32, 32)) -> LoadedModel:
+    """Return a model that samples a slice in milliseconds; its masks are arbitrary."""
+    return LoadedModel(
+        network=prepare_network(tiny_network(seed)),
+        preprocessing=PreprocessingConfig(window=window, stride=16),
+        card=ModelCard(name="tiny", recommended_steps=3),
+        path=Path("tiny.safetensors"),
+        sha256="0" * 64,
+        provenance={"steps": 0},
+    )
