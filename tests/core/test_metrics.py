@@ -172,6 +172,7 @@ def test_scores_of_a_volume_carry_its_millilitres():
 
     scores = metrics.compute_scores(prediction, truth, (5.0, 2.0, 1.0))
 
+    assert type(scores.truth_ml) is float  # a plain number, as the JSON sidecar prints it
     assert scores.truth_ml == pytest.approx(50 * 10 / 1000)
     assert scores.predicted_ml == pytest.approx(25 * 10 / 1000)
     assert scores.volume_error_ml == pytest.approx(-0.25)

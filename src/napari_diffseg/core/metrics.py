@@ -159,7 +159,7 @@ def compute_volume_ml(mask: NDArray[Any], spacing_mm: Sequence[float]) -> float:
     mask = as_mask(mask)
     if mask.ndim != 3:
         raise ValueError(f"a volume needs a (Z, Y, X) mask, not {mask.ndim}-D")
-    return np.count_nonzero(mask) * voxel_volume_ml(spacing_mm)
+    return int(np.count_nonzero(mask)) * voxel_volume_ml(spacing_mm)
 
 
 def voxel_volume_ml(spacing_mm: Sequence[float]) -> float:
