@@ -1,0 +1,92 @@
+"""Random but plausible changes of training slices, drawn from a generator that is handed in."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from training.config import AugmentationConfig
+
+
+def augment(
+    images: Tensor, masks: Tensor, config: AugmentationConfig, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Return changed copies of images (B, 4, Y, X) in [0, 1] and masks (B, 1, Y, X) in {0, 1}."""
+    images, masks = _warp(images, masks, config, generator)
+    return _change_intensities(images, config, generator), masks
+
+
+def _uniform(shape: tuple[int, ...], limit: float, generator: torch.Generator) -> Tensor:
+    return (torch.rand(shape, generator=generator) * 2.0 - 1.0) * limit
+
+
+def _smooth_field(
+    n: int, channels: int, size: tuple[int, int], std: float, generator: torch.Generator
+) -> Tensor:
+    """Return smooth noise (n, channels, Y, X) from control points about 30 voxels apart."""
+    points = torch.randn(
+        (n, channels, max(2, size[0] // 32), max(2, size[1] // 32)), generator=generator
+    )
+    return F.interpolate(points * std, size, mode="bicubic", align_corners=True)
+
+
+def _warp(
+    images: Tensor, masks: Tensor, config: AugmentationConfig, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    n, _, height, width = images.shape
+    angle = _uniform((n,), math.radians(config.rotation_deg), generator)
+    scale = torch.exp(_uniform((n,), config.log_scale, generator))
+    aspect = torch.exp(_uniform((n,), config.log_scale / 3.0, generator))
+    shear = _uniform((n,), config.shear, generator)
+    shift = _uniform((n, 2), config.shift_voxels, generator)
+    flip = torch.where(torch.rand(n, generator=generator) < config.flip, -1.0, 1.0)
+    cos, sin = torch.cos(angle), torch.sin(angle)
+    # Rows map output voxels (x, y), counted from the middle, to input voxels.
+    matrix = torch.stack(
+        [
+            torch.stack([flip * cos * aspect, -sin + shear], 1),
+            torch.stack([flip * sin, cos / aspect], 1),
+        ],
+        1,
+    ) * scale.view(-1, 1, 1)
+    y, x = torch.meshgrid(
+        torch.arange(height) - (height - 1) / 2.0,
+        torch.arange(width) - (width - 1) / 2.0,
+        indexing="ij",
+    )
+    positions = torch.stack([x, y], -1).reshape(1, -1, 2) @ matrix.transpose(1, 2)
+    positions = (positions + shift[:, None]).view(n, height, width, 2)
+    if config.elastic_voxels > 0:
+        displacement = _smooth_field(n, 2, (height, width), config.elastic_voxels, generator)
+        positions = positions + displacement.permute(0, 2, 3, 1)
+    grid = positions * torch.tensor([2.0 / width, 2.0 / height])
+    stack = torch.cat([images, masks], 1)
+    warped = F.grid_sample(stack, grid, align_corners=False)
+    return warped[:, :-1], (warped[:, -1:] > 0.5).to(masks.dtype)
+
+
+def _change_intensities(
+    images: Tensor, config: AugmentationConfig, generator: torch.Generator
+) -> Tensor:
+    n, modalities, height, width = images.shape
+    brain = (images > 0).any(1, keepdim=True)
+    per_modality = (n, modalities, 1, 1)
+    out = images.clamp(0.0, 1.0) ** torch.exp(_uniform(per_modality, config.log_gamma, generator))
+    out = out * (1.0 + _uniform(per_modality, config.gain, generator))
+    if config.bias > 0:
+        out = out * torch.exp(_smooth_field(n, modalities, (height, width), config.bias, generator))
+    out = out + _uniform(per_modality, config.offset, generator)
+    blurred = torch.rand(n, generator=generator) < config.blur
+    if bool(blurred.any()):
+        kernel = torch.tensor([1.0, 2.0, 1.0]) / 4.0
+        weights = torch.outer(kernel, kernel).expand(modalities, 1, 3, 3)
+        out[blurred] = F.conv2d(out[blurred], weights, padding=1, groups=modalities)
+    std = torch.rand(per_modality, generator=generator) * config.noise
+    out = out + std * torch.randn(out.shape, generator=generator)
+    out = out.clamp(0.0, 1.0) * brain
+    dropped = torch.rand((n, modalities), generator=generator) < config.modality_dropout
+    dropped[dropped.all(1)] = False
+    return out * ~dropped[:, :, None, None]
