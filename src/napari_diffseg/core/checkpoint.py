@@ -32,7 +32,7 @@ SCHEMA_VERSION = 1
 HEADER_KEY = "diffseg"
 BUNDLED_NAME = "whole_tumour_fast.safetensors"
 # Larger than any network of this kind; a header beyond it is damaged or hostile.
-_MAX_LEVELS, _MAX_BLOCKS = 10, 16
+_MAX_LEVELS, _MAX_BLOCKS, _MAX_CHANNELS = 10, 16, 16384
 
 
 @dataclass(frozen=True)
@@ -218,9 +218,11 @@ def _build(
 ) -> DiffusionModel:
     for unet in (config.denoiser, config.prior_encoder):
         if unet is not None and (
-            len(unet.channel_multipliers) > _MAX_LEVELS or unet.n_res_blocks > _MAX_BLOCKS
+            len(unet.channel_multipliers) > _MAX_LEVELS
+            or unet.n_res_blocks > _MAX_BLOCKS
+            or unet.base_channels * max(unet.channel_multipliers) > _MAX_CHANNELS
         ):
-            raise ParameterError("The network has implausibly many levels or blocks.")
+            raise ParameterError("The network has implausibly many levels, blocks or channels.")
     # Shapes are compared before any memory is taken for what the header claims.
     with torch.device("meta"):
         network = DiffusionModel(config, diffusion)

@@ -27,6 +27,7 @@ from napari_diffseg.core.events import (
     Started,
     StepDone,
 )
+from napari_diffseg.core.levels import encode_probability
 from napari_diffseg.core.model import ModelConfig
 from napari_diffseg.core.params import SegmentParams
 from napari_diffseg.core.preprocessing import PreparedCase, prepare_case
@@ -311,6 +312,6 @@ def _finish_batch(
     probability = decode_probability(x_0, model.network.diffusion)[:, 0].cpu().numpy()
     restored = prepared.window.restore(probability)
     return [
-        np.where(prepared.brain[job.z], np.rint(p * 255.0), 0).astype(np.uint8)
+        np.where(prepared.brain[job.z], encode_probability(p), np.uint8(0))
         for job, p in zip(batch, restored, strict=True)
     ]

@@ -1,0 +1,262 @@
+"""What a consumer of the event stream relies on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from napari_diffseg.core import segment as segment_module
+from napari_diffseg.core.errors import ParameterError
+from napari_diffseg.core.events import (
+    Cancelled,
+    CancelToken,
+    Downgraded,
+    Event,
+    Failed,
+    Finished,
+    MemberDone,
+    SampleDone,
+    Started,
+    StepDone,
+)
+from napari_diffseg.core.model import ModelConfig
+from napari_diffseg.core.params import SAMPLERS, SegmentParams
+from napari_diffseg.core.preprocessing import prepare_case
+from napari_diffseg.core.segment import estimate_sample_mb, order_slices, segment
+from tests.core.synthetic import synthetic_case
+from tests.models import tiny_model
+
+CASE = synthetic_case()
+PARAMS = SegmentParams(n_samples=3, n_steps=3, seed=11, device="cpu", z_range=(4, 8))
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return tiny_model()
+
+
+def drain(events: Iterator[Event]) -> list[Event]:
+    return list(events)
+
+
+def samples(events: list[Event]) -> dict[tuple[int, int], np.ndarray]:
+    return {(e.member, e.z): e.probability for e in events if isinstance(e, SampleDone)}
+
+
+def test_the_stream_has_a_beginning_every_sample_and_an_end(model: Any) -> None:
+    events = drain(segment(CASE, model, PARAMS))
+    first, last = events[0], events[-1]
+    assert isinstance(first, Started)
+    assert isinstance(last, Finished)
+    assert set(first.z_indices) == {4, 5, 6, 7}
+    assert set(samples(events)) == {(m, z) for m in range(3) for z in range(4, 8)}
+    assert sorted(e.member for e in events if isinstance(e, MemberDone)) == [0, 1, 2]
+    calls = sum(e.n_samples for e in events if isinstance(e, StepDone))
+    assert calls == first.n_network_calls == 3 * 4 * 3
+    for probability in samples(events).values():
+        assert probability.shape == CASE.geometry.shape[1:]
+        assert probability.dtype == np.uint8
+
+
+def test_members_differ_and_nothing_is_found_outside_of_the_brain(model: Any) -> None:
+    found = samples(drain(segment(CASE, model, PARAMS)))
+    assert not np.array_equal(found[0, 5], found[1, 5])
+    outside = ~(CASE.prior_image[:, 5] != 0).any(axis=0)
+    assert found[0, 5].any()
+    assert not found[0, 5][outside].any()
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_member_is_the_same_whatever_the_batch_and_the_order(model: Any, sampler: Any) -> None:
+    whole = samples(drain(segment(CASE, model, replace(PARAMS, sampler=sampler, eta=0.5))))
+    alone = replace(
+        PARAMS,
+        sampler=sampler,
+        eta=0.5,
+        n_samples=1,
+        first_member=2,
+        z_range=(6, 7),
+        memory_budget_mb=1,
+    )
+    (probability,) = samples(drain(segment(CASE, model, alone))).values()
+    np.testing.assert_array_equal(probability, whole[2, 6])
+    backwards = replace(PARAMS, sampler=sampler, eta=0.5, priority_z=7)
+    for key, value in samples(drain(segment(CASE, model, backwards))).items():
+        np.testing.assert_array_equal(value, whole[key])
+
+
+def test_another_seed_is_another_ensemble(model: Any) -> None:
+    one = samples(drain(segment(CASE, model, PARAMS)))
+    other = samples(drain(segment(CASE, model, replace(PARAMS, seed=12))))
+    assert not np.array_equal(one[0, 5], other[0, 5])
+
+
+def test_slices_without_brain_are_skipped(model: Any) -> None:
+    events = drain(segment(CASE, model, replace(PARAMS, z_range=None, n_samples=1)))
+    assert isinstance(events[0], Started)
+    assert 0 not in events[0].z_indices
+    assert 11 not in events[0].z_indices
+    assert {2, 6} <= set(events[0].z_indices)
+
+
+def test_a_range_without_brain_says_so(model: Any) -> None:
+    (event,) = drain(segment(CASE, model, replace(PARAMS, z_range=(0, 1))))
+    assert isinstance(event, Failed)
+    assert "no brain in the chosen slices" in event.message
+
+
+def test_the_slice_on_screen_comes_first_then_outwards() -> None:
+    assert order_slices(range(2, 9), None, 5) == [5, 4, 6, 3, 7, 2, 8]
+    assert order_slices(range(2, 9), (4, 8), 0) == [4, 5, 6, 7]
+    assert order_slices([], None, 3) == []
+
+
+def test_the_first_sample_is_of_the_slice_on_screen(model: Any) -> None:
+    events = drain(segment(CASE, model, replace(PARAMS, priority_z=7)))
+    first = next(e for e in events if isinstance(e, SampleDone))
+    assert first.z == 7
+
+
+def test_cancel_takes_effect_within_one_step(model: Any) -> None:
+    token = CancelToken()
+    seen: list[Event] = []
+    for event in segment(CASE, model, PARAMS, token):
+        seen.append(event)
+        if isinstance(event, StepDone) and event.step == 2:
+            token.cancel()
+    assert isinstance(seen[-1], Cancelled)
+    assert sum(isinstance(e, StepDone) for e in seen) == 2
+    assert not samples(seen)
+
+
+def test_a_cancel_after_the_last_step_keeps_that_sample(model: Any) -> None:
+    token = CancelToken()
+    seen: list[Event] = []
+    for event in segment(CASE, model, PARAMS, token):
+        seen.append(event)
+        if isinstance(event, SampleDone):
+            token.cancel()
+    assert isinstance(seen[-1], Cancelled)
+    assert samples(seen)
+
+
+def test_a_runtime_error_becomes_an_event(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def explode(*_: Any, **__: Any) -> Iterator[Any]:
+        raise RuntimeError("shapes cannot be multiplied")
+        yield
+
+    monkeypatch.setattr(segment_module, "iter_sample", explode)
+    events = drain(segment(CASE, model, PARAMS))
+    assert isinstance(events[-1], Failed)
+    assert "shapes cannot be multiplied" in events[-1].message
+    assert CASE.name in events[-1].message
+
+
+def test_running_out_of_memory_halves_the_batch_and_the_result_is_the_same(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = samples(drain(segment(CASE, model, PARAMS)))
+    real = segment_module.iter_sample
+
+    def with_little_memory(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        if len(args[3]) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(segment_module, "iter_sample", with_little_memory)
+    events = drain(segment(CASE, model, PARAMS))
+    sizes = [e.batch_size for e in events if isinstance(e, Downgraded)]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] <= 2
+    found = samples(events)
+    assert found.keys() == expected.keys()
+    for key, value in found.items():
+        np.testing.assert_array_equal(value, expected[key])
+
+
+def test_memory_that_never_suffices_fails_in_the_end(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: Any, **__: Any) -> Iterator[Any]:
+        raise MemoryError
+        yield
+
+    monkeypatch.setattr(segment_module, "iter_sample", never)
+    events = drain(segment(CASE, model, PARAMS))
+    assert [e.batch_size for e in events if isinstance(e, Downgraded)][-1] == 1
+    assert isinstance(events[-1], Failed)
+
+
+def test_an_accelerator_falls_back_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    error = torch.OutOfMemoryError("out of memory")
+    device, size, message = segment_module._downgrade(error, torch.device("mps"), 1)
+    assert (device.type, size) == ("cpu", 1)
+    assert "CPU" in message
+
+
+def test_an_unknown_device_fails_with_advice(model: Any) -> None:
+    (event,) = drain(segment(CASE, model, replace(PARAMS, device="cuda:7")))
+    assert isinstance(event, Failed)
+    assert "not available here" in event.message
+    (event,) = drain(segment(CASE, model, replace(PARAMS, device="abacus")))
+    assert isinstance(event, Failed)
+    assert "abacus" in event.message
+
+
+def test_more_steps_than_training_fails_with_advice(model: Any) -> None:
+    (event,) = drain(segment(CASE, model, replace(PARAMS, n_steps=1001)))
+    assert isinstance(event, Failed)
+    assert isinstance(event.exception, ParameterError)
+
+
+def test_the_memory_budget_limits_the_batch(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segment_module, "estimate_sample_mb", lambda *_: 400.0)
+    events = drain(segment(CASE, model, PARAMS))
+    assert isinstance(events[0], Started)
+    assert events[0].batch_size == 3
+    assert max(e.n_samples for e in events if isinstance(e, StepDone)) == 3
+
+
+def test_the_memory_estimate_grows_with_network_and_slice(model: Any) -> None:
+    config = model.network.config
+    small = estimate_sample_mb(config, (32, 32))
+    assert estimate_sample_mb(config, (64, 64)) == pytest.approx(4 * small)
+    assert 300 < estimate_sample_mb(ModelConfig(), (224, 224)) < 3000
+
+
+def test_a_prepared_case_gives_the_same_result(model: Any) -> None:
+    prepared = prepare_case(CASE, model.preprocessing)
+    expected = samples(drain(segment(CASE, model, PARAMS)))
+    found = samples(drain(segment(CASE, model, PARAMS, prepared=prepared)))
+    for key, value in found.items():
+        np.testing.assert_array_equal(value, expected[key])
+
+
+def test_no_global_random_numbers_are_used(model: Any) -> None:
+    before = torch.get_rng_state()
+    drain(segment(CASE, model, PARAMS))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"n_samples": 0},
+        {"n_steps": 0},
+        {"eta": 2.0},
+        {"seed": -1},
+        {"sampler": "euler"},
+        {"z_range": (5, 5)},
+        {"memory_budget_mb": 0},
+    ],
+)
+def test_impossible_parameters_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ParameterError):
+        SegmentParams(**wrong)
