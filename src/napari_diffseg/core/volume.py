@@ -123,6 +123,7 @@ def save_on_source_grid(
     geometry: Geometry,
     dtype: DTypeLike | None = None,
     description: str = "",
+    slope: float = 1.0,
 ) -> Path:
     """Write a canonical array as NIfTI on the grid of the source file.
 
@@ -139,6 +140,8 @@ def save_on_source_grid(
         Type in the file. Default: uint8 for bool, float32 for floats, otherwise the array's own.
     description
         At most 79 bytes, longer ones are cut.
+    slope
+        Factor that readers apply to the values, for example 1 / 255 for 8-bit probabilities.
 
     Raises
     ------
@@ -153,7 +156,7 @@ def save_on_source_grid(
     if array_zyx.ndim not in (3, 4):
         raise ValueError(f"3 or 4 axes are needed, not {array_zyx.ndim}")
     array = _cast(to_source_grid(array_zyx, geometry), dtype)
-    header = _output_header(array, geometry, description)
+    header = _output_header(array, geometry, description, slope)
     # not tempfile: its files are private (mode 0600), and a result should follow the umask
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
@@ -226,12 +229,12 @@ def _cast(array: NDArray[Any], dtype: DTypeLike | None) -> NDArray[Any]:
     return result
 
 
-def _output_header(array: NDArray[Any], geometry: Geometry, description: str) -> Any:
+def _output_header(array: NDArray[Any], geometry: Geometry, description: str, slope: float) -> Any:
     """Copy the source header and reset what describes the source's values and not its grid."""
     header: Any = geometry.header.as_byteswapped("<")
     header.set_data_dtype(array.dtype)
     _set_shape(header, array.shape)
-    header["scl_slope"], header["scl_inter"] = 1, 0
+    header["scl_slope"], header["scl_inter"] = slope, 0
     header["cal_min"] = header["cal_max"] = 0
     header["intent_code"], header["intent_name"] = 0, b""
     for parameter in ("intent_p1", "intent_p2", "intent_p3"):
