@@ -1,0 +1,125 @@
+"""One case from beginning to end, for those who want the result and not the single events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from napari_diffseg.core.brats import Case
+from napari_diffseg.core.checkpoint import LoadedModel
+from napari_diffseg.core.ensemble import Ensemble
+from napari_diffseg.core.errors import DiffsegError, ParameterError
+from napari_diffseg.core.events import (
+    Cancelled,
+    CancelToken,
+    Downgraded,
+    Event,
+    Failed,
+    Finished,
+    SampleDone,
+    Started,
+)
+from napari_diffseg.core.geometry import Geometry
+from napari_diffseg.core.params import SegmentParams
+from napari_diffseg.core.preprocessing import PreparedCase
+from napari_diffseg.core.segment import segment
+
+
+@dataclass(frozen=True, eq=False)
+class FinishedRun:
+    """What a run has left behind.
+
+    Attributes
+    ----------
+    ensemble
+        Its members, the first of them under 0 whatever `SegmentParams.first_member` was.
+    started
+        What was resolved: device, steps, slices in the order of sampling.
+    elapsed_s
+        From the call to the last sample.
+    messages
+        What the user should know: memory ran out and the run went on with less.
+    """
+
+    ensemble: Ensemble
+    started: Started
+    elapsed_s: float
+    messages: tuple[str, ...] = ()
+
+
+def run_case(
+    case: Case,
+    model: LoadedModel,
+    params: SegmentParams,
+    *,
+    on_event: Callable[[Event], None] | None = None,
+    cancel: CancelToken | None = None,
+    prepared: PreparedCase | None = None,
+) -> FinishedRun:
+    """Drain `segment` into an ensemble.
+
+    Parameters
+    ----------
+    case, model, params, cancel, prepared
+        As `segment` takes them.
+    on_event
+        Called with every event, for example to show the progress.
+
+    Raises
+    ------
+    DiffsegError
+        The run failed or was cancelled; the message is for the user.
+    """
+    ensemble = Ensemble(params.n_samples, case.geometry.shape)
+    started: Started | None = None
+    messages: list[str] = []
+    for event in segment(case, model, params, cancel, prepared):
+        if on_event is not None:
+            on_event(event)
+        match event:
+            case Started():
+                started = event
+            case SampleDone(member=member, z=z, probability=probability):
+                ensemble.add(member - params.first_member, z, probability)
+            case Downgraded(message=message):
+                messages.append(message)
+            case Finished(elapsed_s=elapsed_s):
+                assert started is not None
+                return FinishedRun(ensemble, started, elapsed_s, tuple(messages))
+            case Cancelled():
+                break
+            case Failed(exception=exception, message=message):
+                if isinstance(exception, DiffsegError):
+                    raise exception
+                raise DiffsegError(message) from exception
+    raise DiffsegError(f"{case.name}: cancelled.")
+
+
+def find_z_range(geometry: Geometry, first: int | None, end: int | None) -> tuple[int, int]:
+    """Return the canonical slices for a range of the source file's slice numbers.
+
+    Parameters
+    ----------
+    geometry
+        Of the case.
+    first, end
+        The first slice number and one past the last, as in Python; None: from the first slice, up
+        to the last one. What lies beyond the volume is cut off.
+
+    Raises
+    ------
+    ParameterError
+        The case has no slice in this range.
+    """
+    numbers = [geometry.to_source_slice(z) for z in range(geometry.shape[0])]
+    chosen = [
+        z
+        for z, number in enumerate(numbers)
+        if (first is None or number >= first) and (end is None or number < end)
+    ]
+    if not chosen:
+        asked = f"{'' if first is None else first}:{'' if end is None else end}"
+        raise ParameterError(
+            f"There is no slice in {asked}: the case has slices {min(numbers)} to {max(numbers)}."
+        )
+    return chosen[0], chosen[-1] + 1
