@@ -1,0 +1,173 @@
+"""A result as files: maps on the source's grid, and the record beside them as JSON.
+
+All files of a result appear together. They are written into a hidden folder first and moved when
+they are complete, so an interrupted or failed export leaves what was there before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_diffseg.core.brats import Case
+from napari_diffseg.core.ensemble import Ensemble
+from napari_diffseg.core.errors import DiffsegError
+from napari_diffseg.core.record import ResultRecord
+from napari_diffseg.core.volume import save_on_source_grid
+
+if TYPE_CHECKING:
+    from napari_diffseg.core.case_files import CaseFiles
+
+MAPS = ("mask", "mean", "variance")
+SAMPLES = "samples"
+RECORD = "diffseg"
+
+PROBABILITY_SLOPE = float(np.nextafter(np.float32(1 / 255), np.float32(0)))
+"""Factor of the stored 8-bit levels; rounded down, so that no reader sees more than 1."""
+
+
+def output_paths(folder: Path, case_name: str, *, samples: bool = False) -> dict[str, Path]:
+    """Return where the files of a case go: "mask", "mean", "variance", "samples", "diffseg"."""
+    maps = [*MAPS, SAMPLES] if samples else MAPS
+    paths = {name: folder / f"{case_name}_{name}.nii.gz" for name in maps}
+    return {**paths, RECORD: folder / f"{case_name}_{RECORD}.json"}
+
+
+def check_outputs(outputs: Iterable[Path], files: CaseFiles) -> None:
+    """Make sure that no output is one of the case's own files, by whatever name or link.
+
+    Raises
+    ------
+    DiffsegError
+        One is.
+    """
+    sources = {*files.modalities.values(), *([files.label] if files.label else [])}
+    for members in files.slices.values():
+        sources.update(members.values())
+    resolved = {path.resolve() for path in sources}
+    for path in outputs:
+        if path.resolve() in resolved:
+            raise DiffsegError(
+                f"{path} is a file of the case itself and is not overwritten. "
+                "Choose another output folder."
+            )
+
+
+def make_output_folder(folder: Path) -> Path:
+    """Make the folder for results where it is missing.
+
+    Raises
+    ------
+    DiffsegError
+        It cannot be made or written to.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DiffsegError(
+            f"{folder} cannot be made: {error.strerror or error}. Choose another output folder."
+        ) from error
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise DiffsegError(f"{folder} is not writable. Choose another output folder.")
+    return folder
+
+
+def save_result(
+    folder: Path,
+    case: Case,
+    ensemble: Ensemble,
+    record: ResultRecord,
+    *,
+    samples: bool = False,
+) -> dict[str, Path]:
+    """Write the maps that `record.maps` describes, and the record; replace earlier ones.
+
+    Parameters
+    ----------
+    folder
+        Made where it is missing.
+    case, ensemble, record
+        The record is the one that `describe_result` made of the other two.
+    samples
+        Also write the members: 4-D, 8 bits with a scale factor, read as probabilities in [0, 1].
+
+    Returns
+    -------
+    dict
+        Paths of the files, by the names of `output_paths`.
+
+    Raises
+    ------
+    DiffsegError
+        A file cannot be written, or would replace one of the case's own.
+    """
+    paths = output_paths(folder, case.name, samples=samples)
+    check_outputs(paths.values(), case.files)
+    make_output_folder(folder)
+    of, k = record.maps.of, record.maps.n_members
+    made_of = f"{k} sample{'s' * (k != 1)}, {of}"
+    geometry = case.geometry
+    try:
+        with tempfile.TemporaryDirectory(prefix=f".{case.name}.", dir=folder) as name:
+            part = output_paths(Path(name), case.name, samples=samples)
+            save_on_source_grid(
+                part["mask"],
+                ensemble.wt_mask(record.maps.threshold, k, of),
+                geometry,
+                description=f"napari-diffseg: p > {record.maps.threshold:g} of {made_of}",
+            )
+            save_on_source_grid(
+                part["mean"],
+                ensemble.mean_map(k, of),
+                geometry,
+                description=f"napari-diffseg: mean of {made_of}",
+            )
+            save_on_source_grid(
+                part["variance"],
+                ensemble.variance_map(k, of),
+                geometry,
+                description=f"napari-diffseg: variance of {made_of}",
+            )
+            if samples:
+                save_on_source_grid(
+                    part[SAMPLES],
+                    ensemble.members_uint8(k),
+                    geometry,
+                    slope=PROBABILITY_SLOPE,
+                    description=f"napari-diffseg: {k} samples, probabilities",
+                )
+            names = {name: path.name for name, path in paths.items() if name != RECORD}
+            part[RECORD].write_text(record_to_json(record, names), encoding="utf-8")
+            for key, path in part.items():  # the record last: where it is, the maps are complete
+                os.replace(path, paths[key])
+    except OSError as error:
+        raise DiffsegError(
+            f"The results of {case.name} cannot be written into {folder}: "
+            f"{error.strerror or error}."
+        ) from error
+    return paths
+
+
+def record_to_json(record: ResultRecord, files: Mapping[str, str]) -> str:
+    """Return the record as JSON text, with the names of the maps under "files"."""
+    values = {**dataclasses.asdict(record), "files": dict(files)}
+    return json.dumps(_finite(values), indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    """Replace NaN and infinity, which JSON does not have, by None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value

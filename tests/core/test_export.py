@@ -1,0 +1,234 @@
+"""A result as files: on the source's grid, complete or not at all, and a record without NaN."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from napari_diffseg.core import export
+from napari_diffseg.core.brats import Case, CaseFiles
+from napari_diffseg.core.describe import describe_case, describe_result
+from napari_diffseg.core.ensemble import Ensemble
+from napari_diffseg.core.errors import DiffsegError
+from napari_diffseg.core.export import record_to_json, save_result
+from napari_diffseg.core.geometry import Geometry
+from napari_diffseg.core.record import ModelRecord, ResultRecord, RunRecord
+
+SHAPE = (3, 4, 5)  # canonical (Z, Y, X)
+VOXEL_ML = 2 * 3 * 4 / 1000
+# Source axes are (y, -z, x): a permuted, reversed and anisotropic grid.
+AFFINE = np.array([[0, 0, -2.0, 7], [3, 0, 0, -8], [0, -4.0, 0, 9], [0, 0, 0, 1]])
+
+RUN = RunRecord(
+    model=ModelRecord("tiny", "tiny.safetensors", "0" * 64, {"steps": 3}),
+    sampler="ddpm",
+    n_steps=3,
+    eta=None,
+    seed=7,
+    seeding="",
+    first_member=0,
+    device="cpu",
+    elapsed_s=1.5,
+    messages=(),
+)
+
+
+def make_case(truth: np.ndarray | None = None, affine: np.ndarray = AFFINE) -> Case:
+    geometry = Geometry.from_affine((4, 3, 5), affine)
+    assert geometry.shape == SHAPE
+    return Case(
+        name="Case_1",
+        files=CaseFiles("Case_1", "brats2017", {}),
+        prior_image=np.zeros((4, *SHAPE), np.float32),
+        wt_truth=truth,
+        labels=None if truth is None else truth.astype(np.uint8),
+        geometry=geometry,
+    )
+
+
+def box(z: slice | int, y: slice, x: slice) -> np.ndarray:
+    mask = np.zeros(SHAPE, bool)
+    mask[z, y, x] = True
+    return mask
+
+
+def ensemble_of(*masks: np.ndarray, slices: range = range(SHAPE[0])) -> Ensemble:
+    ensemble = Ensemble(len(masks), SHAPE)
+    for member, mask in enumerate(masks):
+        for z in slices:
+            ensemble.add(member, z, np.where(mask[z], 255, 0).astype(np.uint8))
+    return ensemble
+
+
+# Eight voxels in slice 1; the second member has only half of them.
+WHOLE = box(1, slice(0, 2), slice(0, 4))
+HALF = box(1, slice(0, 1), slice(0, 4))
+
+
+def record_of(case: Case, ensemble: Ensemble, **options: object) -> ResultRecord:
+    return describe_result(case, ensemble, RUN, **options)  # type: ignore[arg-type]
+
+
+def test_record_tells_volume_agreement_and_scores() -> None:
+    record = record_of(make_case(HALF), ensemble_of(WHOLE, HALF, HALF))
+    assert record.volume.mask_ml == pytest.approx(4 * VOXEL_ML)
+    assert record.volume.expected_ml == pytest.approx((4 + 4 / 3) * VOXEL_ML)
+    assert record.volume.members_ml == pytest.approx([8 * VOXEL_ML, 4 * VOXEL_ML, 4 * VOXEL_ML])
+    assert record.volume.low_ml == pytest.approx(4 * VOXEL_ML)
+    assert record.volume.high_ml == pytest.approx(8 * VOXEL_ML)
+    assert record.volume.interval == "range"
+    # Dice of the pairs: twice 2 * 4 / 12, once 1.
+    assert record.confidence == pytest.approx((2 * (8 / 12) + 1) / 3)
+    assert record.scores is not None
+    assert record.scores.dice == 1
+    assert record.scores.hd95_mm == 0
+    assert record.scores.volume_error_ml == 0
+    assert record.scores.members_dice == pytest.approx([8 / 12, 1, 1])
+
+
+def test_slices_have_the_numbers_of_the_source_file() -> None:
+    case = make_case(box(0, slice(0, 2), slice(0, 2)))
+    masks = (box(0, slice(0, 2), slice(0, 2)), box(0, slice(0, 2), slice(0, 1)))
+    record = record_of(case, ensemble_of(*masks))
+    # z grows downwards and the source's second axis as well: the numbers are the same.
+    assert [case.geometry.to_source_slice(z) for z in range(3)] == [0, 1, 2]
+    flipped = replace(case, geometry=Geometry.from_affine((4, 3, 5), AFFINE * [1, -1, 1, 1]))
+    upside_down = record_of(flipped, ensemble_of(*masks))
+    assert [entry.slice for entry in record.slices] == [0, 1, 2]
+    assert [entry.slice for entry in upside_down.slices] == [0, 1, 2]
+    assert record.slices[0].disagreement == pytest.approx(1 - 4 / 6)
+    assert upside_down.slices[2] == replace(record.slices[0], slice=2)
+    assert record.slices[0].mask_mm2 == pytest.approx(2 * 2 * 3)  # p = 0.5 is not tumour
+    assert record.slices[1].disagreement == 0
+
+
+def test_range_is_measured_alone() -> None:
+    truth = np.ones(SHAPE, bool)
+    ensemble = ensemble_of(np.ones(SHAPE, bool), slices=range(1, 3))
+    record = record_of(make_case(truth), ensemble, z_range=(1, 3))
+    assert record.scores is not None
+    assert record.scores.dice == 1
+    assert (record.maps.first_slice, record.maps.last_slice) == (1, 2)
+    assert not record.maps.whole_volume
+    assert record.volume.mask_ml == pytest.approx(2 * 4 * 5 * VOXEL_ML)
+    assert record_of(make_case(truth), ensemble).scores.dice == pytest.approx(0.8)  # type: ignore[union-attr]
+
+
+def test_record_uses_the_first_k_members_and_the_kind_of_map() -> None:
+    low = np.where(WHOLE, 102, 0).astype(np.uint8)  # p = 0.4: in no member's mask
+    ensemble = Ensemble(2, SHAPE)
+    for z in range(3):
+        ensemble.add(0, z, np.where(WHOLE[z], 255, 0).astype(np.uint8))
+        ensemble.add(1, z, low[z])
+    case = make_case(WHOLE)
+    soft = record_of(case, ensemble)
+    hard = record_of(case, ensemble, of="masks")
+    first = record_of(case, ensemble, k=1)
+    assert soft.scores is not None
+    assert hard.scores is not None
+    assert soft.scores.dice == 1  # mean 0.7
+    assert hard.scores.dice == 0  # mean 0.5, not above it
+    assert hard.scores.empty_prediction
+    assert hard.scores.hd95_mm is None
+    assert (first.maps.n_members, first.confidence) == (1, None)
+    assert record_of(case, ensemble, threshold=0.8).volume.mask_ml == 0
+
+
+def test_case_without_labels_has_no_scores() -> None:
+    record = record_of(make_case(None), ensemble_of(WHOLE))
+    assert record.scores is None
+    assert record.slices[0].dice is None
+    assert json.loads(record_to_json(record, {}))["scores"] is None
+
+
+def test_notes_warn_about_images_that_the_model_does_not_expect() -> None:
+    assert any("4.0 mm apart" in note for note in describe_case(make_case()).notes)
+    with_skull = replace(make_case(), prior_image=np.ones((4, *SHAPE), np.float32))
+    assert any("skull-stripped" in note for note in describe_case(with_skull).notes)
+    oblique = AFFINE.copy()
+    oblique[:3, :3] = np.array([[1, 0.1, 0], [-0.1, 1, 0], [0, 0, 1]]) @ AFFINE[:3, :3]
+    assert any("oblique" in note for note in describe_case(make_case(affine=oblique)).notes)
+
+
+def test_maps_lie_on_the_source_grid(tmp_path: Path) -> None:
+    case = make_case(WHOLE)
+    ensemble = ensemble_of(WHOLE, HALF, HALF)
+    ensemble.add(2, 0, np.full(SHAPE[1:], 51, np.uint8))
+    record = record_of(case, ensemble)
+    paths = save_result(tmp_path / "new" / "folder", case, ensemble, record, samples=True)
+    images = {name: nib.load(path) for name, path in paths.items() if name != "diffseg"}
+    for image in images.values():
+        np.testing.assert_array_equal(image.affine, AFFINE)
+        assert image.shape[:3] == (4, 3, 5)
+    # source (y, z, x) with y reversed: canonical y grows to posterior, the source's to anterior
+    mean = np.asanyarray(images["mean"].dataobj).transpose(1, 0, 2)[:, ::-1]
+    np.testing.assert_array_equal(mean, ensemble.mean_map())
+    mask = np.asanyarray(images["mask"].dataobj).transpose(1, 0, 2)[:, ::-1]
+    np.testing.assert_array_equal(mask, HALF)
+    variance = np.asanyarray(images["variance"].dataobj).transpose(1, 0, 2)[:, ::-1]
+    np.testing.assert_array_equal(variance, ensemble.variance_map())
+    samples = images["samples"].get_fdata()
+    assert samples.shape == (4, 3, 5, 3)
+    assert samples.max() <= 1
+    np.testing.assert_allclose(samples.mean(axis=-1).transpose(1, 0, 2)[:, ::-1], mean, atol=1e-6)
+    assert images["samples"].get_data_dtype() == np.uint8
+    written = json.loads(paths["diffseg"].read_text(encoding="utf-8"))
+    assert written["files"]["mean"] == "Case_1_mean.nii.gz"
+    assert written["run"]["seed"] == 7
+    assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == sorted(
+        path.name for path in paths.values()
+    )
+
+
+def test_json_has_null_where_a_number_is_not_finite() -> None:
+    record = record_of(make_case(), ensemble_of(WHOLE))
+    odd = replace(record, run=replace(RUN, elapsed_s=float("nan")))
+    text = record_to_json(odd, {"mask": "a.nii.gz"})
+    values = json.loads(text, parse_constant=pytest.fail)
+    assert values["run"]["elapsed_s"] is None
+    assert list(values) == sorted(values)
+    assert text.endswith("}\n")
+
+
+def test_failed_export_leaves_the_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, ensemble = make_case(), ensemble_of(WHOLE)
+    record = record_of(case, ensemble)
+    paths = save_result(tmp_path, case, ensemble, record)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(*_: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(export, "record_to_json", fail)
+    other = ensemble_of(HALF)
+    with pytest.raises(DiffsegError, match=r"Case_1 cannot be written .* No space left on device"):
+        save_result(tmp_path, case, other, record_of(case, other))
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert set(before) == set(paths.values())
+
+
+def test_source_files_are_never_overwritten(tmp_path: Path) -> None:
+    source = tmp_path / "Case_1_mask.nii.gz"
+    source.write_bytes(b"precious")
+    case = make_case()
+    case = replace(case, files=replace(case.files, modalities={"t1": source}))
+    ensemble = ensemble_of(WHOLE)
+    out = tmp_path / "elsewhere" / ".."  # the same folder by another name
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(DiffsegError, match="is a file of the case itself"):
+        save_result(out, case, ensemble, record_of(case, ensemble))
+    assert source.read_bytes() == b"precious"
+
+
+def test_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder", encoding="utf-8")
+    case, ensemble = make_case(), ensemble_of(WHOLE)
+    with pytest.raises(DiffsegError, match=r"file.* cannot be made"):
+        save_result(tmp_path / "file" / "out", case, ensemble, record_of(case, ensemble))
