@@ -1,0 +1,129 @@
+"""What the command line says: the progress line, a result in two lines, the environment."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Self, TextIO
+
+from napari_diffseg.core.errors import CheckpointError
+from napari_diffseg.core.events import Event, Started
+from napari_diffseg.core.progress import Progress, format_time
+
+if TYPE_CHECKING:
+    from napari_diffseg.core.checkpoint import LoadedModel
+    from napari_diffseg.core.record import ResultRecord
+
+_REDRAW_S = 0.1
+_CLEAR = "\r\x1b[K"
+
+
+class ProgressLine:
+    """One line that is redrawn on a terminal; elsewhere, in a log, one line when sampling starts.
+
+    A context manager, which leaves the terminal without the line.
+    """
+
+    def __init__(self, title: str, stream: TextIO | None = None) -> None:
+        self._title = title
+        self._stream = sys.stderr if stream is None else stream
+        self._on_terminal = self._stream.isatty()
+        self._progress = Progress()
+        self._drawn_at = 0.0
+
+    def __enter__(self) -> Self:
+        self._draw()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._on_terminal:
+            self._stream.write(_CLEAR)
+            self._stream.flush()
+
+    def update(self, event: Event) -> None:
+        """Take note of an event and show it."""
+        self._progress.update(event)
+        if isinstance(event, Started) and not self._on_terminal:
+            self._stream.write(
+                f"{self._title}: {len(event.z_indices)} slices x {len(event.members)} samples x "
+                f"{event.n_steps} steps on {event.device}\n"
+            )
+            self._stream.flush()
+        if time.monotonic() - self._drawn_at > _REDRAW_S:
+            self._draw()
+
+    def _draw(self) -> None:
+        if not self._on_terminal:
+            return
+        self._drawn_at = time.monotonic()
+        text = f"{self._title}  {self._progress.describe()}"
+        self._stream.write(_CLEAR + text[: shutil.get_terminal_size().columns - 1])
+        self._stream.flush()
+
+
+def summarise(record: ResultRecord, paths: Mapping[str, Path]) -> str:
+    """Return a result in two lines: what it says, and where it is."""
+    volume, scores = record.volume, record.scores
+    parts = [f"{volume.mask_ml:.1f} mL"]
+    if volume.interval is not None and record.maps.n_members > 1:
+        what = "in" if volume.interval == "range" else f"{volume.interval} of"
+        n_members = len(volume.members_ml)
+        interval = f"{volume.low_ml:.1f} to {volume.high_ml:.1f}"
+        parts[0] += f" ({interval} {what} {n_members} samples)"
+    if not record.maps.whole_volume:
+        parts[0] += f" in slices {record.maps.first_slice} to {record.maps.last_slice}"
+    if record.confidence is not None:
+        parts.append(f"agreement {record.confidence:.3f}")
+    if scores is not None:
+        parts.append(f"Dice {scores.dice:.3f}")
+        parts.append("no HD95" if scores.hd95_mm is None else f"HD95 {scores.hd95_mm:.1f} mm")
+    if record.run.elapsed_s is not None:
+        parts.append(f"sampled in {format_time(record.run.elapsed_s)}")
+    first, *others = paths.values()
+    rest = "".join(f", {path.name.removeprefix(record.case.name)}" for path in others)
+    return f"{record.case.name}: {', '.join(parts)}\n  {first}{rest}"
+
+
+def describe_environment() -> str:
+    """Return versions and devices, one a line."""
+    from napari_diffseg.core.environment import describe_platform, list_devices, software_versions
+
+    lines = [f"{name:16}{version}" for name, version in software_versions().items()]
+    lines.append(f"{'system':16}{describe_platform()}")
+    for index, device in enumerate(list_devices()):
+        chosen = "  (auto)" if index == 0 else ""
+        lines.append(f"{'' if index else 'devices':16}{device.name}: {device.description}{chosen}")
+    return "\n".join(lines)
+
+
+def describe_bundled_model() -> str:
+    """Return what comes with the package, or that it is missing."""
+    from napari_diffseg.core.checkpoint import bundled_checkpoint, load_checkpoint
+
+    try:
+        return describe_model(load_checkpoint(bundled_checkpoint()), "bundled model")
+    except CheckpointError as error:
+        return f"{'bundled model':16}none: {error}"
+
+
+def describe_model(model: LoadedModel, title: str) -> str:
+    """Return name, file, hash, recommendation and provenance of a model, one a line."""
+    n_parameters = sum(parameter.numel() for parameter in model.network.parameters())
+    window_y, window_x = model.preprocessing.window
+    rows = [
+        (title, model.card.name),
+        ("  file", str(model.path)),
+        ("  sha256", model.sha256),
+        ("  size", f"{n_parameters / 1e6:.1f} M parameters, slices of {window_y} x {window_x}"),
+        (
+            "  recommended",
+            f"{model.card.recommended_sampler}, {model.card.recommended_steps} steps",
+        ),
+    ]
+    if model.card.description:
+        rows.append(("  about", model.card.description))
+    rows += [(f"  {name}", str(value)) for name, value in sorted(model.provenance.items())]
+    return "\n".join(f"{name:16}{' ' * (len(name) > 15)}{text}" for name, text in rows)

@@ -1,0 +1,254 @@
+"""The command line: segment cases into files, and say what is installed.
+
+Results go to stdout, everything else to stderr. Exit code 0: all cases are done; 1: some failed;
+2: the command itself could not run (its arguments, the model, the output folder); 130: Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_diffseg import __version__
+from napari_diffseg.core.errors import DiffsegError
+from napari_diffseg.core.params import SAMPLERS, SegmentParams
+
+if TYPE_CHECKING:
+    from napari_diffseg.core.batch import BatchOptions
+    from napari_diffseg.core.params import SamplerName
+
+OK, SOME_FAILED, CANNOT_RUN, INTERRUPTED = 0, 1, 2, 130
+
+MAP_KINDS = ("probabilities", "masks")  # core.levels.MapKind; that module waits for NumPy
+
+_DEFAULTS = SegmentParams()
+
+_EPILOG = """\
+A CASE is a folder, any file of a case, or a folder that holds several cases. Names of BraTS 2017
+to 2023, of the Medical Segmentation Decathlon and of single slices are known.
+
+For each case DIR gets, on the grid of its own files:
+  CASE_mask.nii.gz      whole tumour, where the mean is above the threshold
+  CASE_mean.nii.gz      mean of the samples, 0 to 1
+  CASE_variance.nii.gz  variance of the samples, 0 to 0.25
+  CASE_samples.nii.gz   every sample, 4-D, 0 to 1 (--save-samples)
+  CASE_diffseg.json     parameters, model, volumes with interval, disagreement of each slice,
+                        and Dice, HD95 and Jaccard if expert labels are there
+Earlier results of the same name are replaced.
+
+Exit code 0: all cases done; 1: some failed (the others are done); 2: could not run.
+Research use only, not a medical device.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    arguments = _make_parser().parse_args(argv)
+    try:
+        return int(arguments.command(arguments))
+    except DiffsegError as error:
+        print(f"napari-diffseg: error: {error}", file=sys.stderr)
+        return CANNOT_RUN
+    except KeyboardInterrupt:
+        print("\nInterrupted. Nothing was written for the case that was running.", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="napari-diffseg",
+        description="Brain tumour segmentation with diffusion model ensembles.",
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    _add_segment(
+        commands.add_parser(
+            "segment",
+            help="segment BraTS cases into NIfTI files and a JSON record",
+            description="Draw an ensemble of tumour masks for each case and save its maps.",
+            epilog=_EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+    )
+    info = commands.add_parser(
+        "info",
+        help="show versions, devices and models",
+        description="Show versions, devices and models.",
+    )
+    info.add_argument("--checkpoint", type=Path, metavar="FILE", help="a model file to describe")
+    info.set_defaults(command=_run_info)
+    return parser
+
+
+def _add_segment(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("cases", nargs="+", type=Path, metavar="CASE")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for results")
+    parser.add_argument(
+        "--samples", type=int, default=5, metavar="N", help="samples to draw (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--steps", type=int, metavar="K", help="sampling steps (default: as the model recommends)"
+    )
+    parser.add_argument("--sampler", choices=SAMPLERS, help="(default: as the model recommends)")
+    parser.add_argument(
+        "--eta",
+        type=float,
+        default=_DEFAULTS.eta,
+        help="randomness of ddim: 0 none, 1 as much as ddpm (default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    parser.add_argument(
+        "--slices",
+        type=_parse_slices,
+        metavar="A:B",
+        help="axial slices by their number in the file, counted from 0: A and up to, but not "
+        "including, B, as in Python; either may be left out (default: all)",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.5,
+        metavar="P",
+        help="tumour is where the mean is above it (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--of",
+        choices=MAP_KINDS,
+        default=MAP_KINDS[0],
+        help="make the maps of the samples' probabilities, or of their masks as in the paper "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="model file (default: the bundled model)"
+    )
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)"
+    )
+    parser.add_argument("--save-samples", action="store_true", help="also save every sample")
+    parser.add_argument(
+        "--memory-budget",
+        type=int,
+        default=_DEFAULTS.memory_budget_mb,
+        metavar="MB",
+        help="working memory beside the network (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=_parse_positive,
+        metavar="N",
+        help="threads on the CPU (default: as torch chooses)",
+    )
+    parser.set_defaults(command=_run_segment)
+
+
+def _parse_slices(text: str) -> tuple[int | None, int | None]:
+    """Read "A:B", "A:", ":B" or "A" (that slice alone)."""
+    first, colon, end = text.partition(":")
+    try:
+        numbers = int(first) if first else None, int(end) if end else None
+    except ValueError:
+        numbers = None, None
+    if not colon and numbers[0] is not None:
+        numbers = numbers[0], numbers[0] + 1
+    if numbers == (None, None) or any(n is not None and n < 0 for n in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a range like 60:90")
+    if None not in numbers and numbers[0] >= numbers[1]:  # type: ignore[operator]
+        raise argparse.ArgumentTypeError(f"{text!r} holds no slice: the end is not included")
+    return numbers
+
+
+def _parse_positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
+    return int(text)
+
+
+def _run_segment(arguments: argparse.Namespace) -> int:
+    _make_options(arguments, arguments.sampler or SAMPLERS[0])  # wrong values are told at once
+    from napari_diffseg._terminal import ProgressLine, summarise
+    from napari_diffseg.core.batch import segment_to_files
+    from napari_diffseg.core.checkpoint import bundled_checkpoint, load_checkpoint
+    from napari_diffseg.core.errors import CaseError
+    from napari_diffseg.core.export import make_output_folder
+    from napari_diffseg.core.inputs import expand_inputs
+    from napari_diffseg.core.segment import resolve_device
+
+    resolve_device(arguments.device)
+    if arguments.threads is not None:
+        import torch
+
+        torch.set_num_threads(arguments.threads)
+    model = load_checkpoint(arguments.checkpoint or bundled_checkpoint())
+    options = _make_options(arguments, arguments.sampler or model.card.recommended_sampler)
+    make_output_folder(arguments.out)
+    cases = expand_inputs(arguments.cases)
+    n_failed = 0
+    for number, files in enumerate(cases, start=1):
+        title = f"[{number}/{len(cases)}]"
+        try:
+            if isinstance(files, CaseError):
+                raise files
+            title += f" {files.name}"
+            with ProgressLine(title) as line:
+                record, paths = segment_to_files(files, model, options, arguments.out, line.update)
+        except Exception as error:  # one bad case must not cost the user the others
+            _report(f"{title} failed: {_explain(error)}")
+            n_failed += 1
+            continue
+        for note in (*record.case.notes, *record.run.messages):
+            _report(f"{title} note: {note}")
+        print(summarise(record, paths), flush=True)
+    if n_failed:
+        _report(f"{n_failed} of {len(cases)} cases failed.")
+    return SOME_FAILED if n_failed else OK
+
+
+def _make_options(arguments: argparse.Namespace, sampler: SamplerName) -> BatchOptions:
+    from napari_diffseg.core.batch import BatchOptions
+
+    return BatchOptions(
+        params=SegmentParams(
+            n_samples=arguments.samples,
+            n_steps=arguments.steps,
+            sampler=sampler,
+            eta=arguments.eta,
+            seed=arguments.seed,
+            device=arguments.device,
+            memory_budget_mb=arguments.memory_budget,
+        ),
+        slices=arguments.slices,
+        threshold=arguments.threshold,
+        of=arguments.of,
+        save_samples=arguments.save_samples,
+    )
+
+
+def _explain(error: Exception) -> str:
+    if isinstance(error, DiffsegError):
+        return str(error)
+    if isinstance(error, MemoryError):
+        return "the machine has not enough memory. Choose fewer samples or slices."
+    return f"unexpected {type(error).__name__}: {error}. Please report this."
+
+
+def _report(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def _run_info(arguments: argparse.Namespace) -> int:
+    from napari_diffseg._terminal import (
+        describe_bundled_model,
+        describe_environment,
+        describe_model,
+    )
+
+    print(describe_environment())
+    print(describe_bundled_model())
+    if arguments.checkpoint is not None:
+        from napari_diffseg.core.checkpoint import load_checkpoint
+
+        print(describe_model(load_checkpoint(arguments.checkpoint), "model"))
+    return OK

@@ -1,0 +1,78 @@
+"""From the files of a case to the files of its result: what a batch does with each of its cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from napari_diffseg.core.brats import CaseFiles, load_case
+from napari_diffseg.core.checkpoint import LoadedModel
+from napari_diffseg.core.describe import describe_result, describe_run
+from napari_diffseg.core.errors import ParameterError
+from napari_diffseg.core.events import Event
+from napari_diffseg.core.export import check_outputs, output_paths, save_result
+from napari_diffseg.core.levels import MapKind
+from napari_diffseg.core.params import SegmentParams
+from napari_diffseg.core.record import ResultRecord
+from napari_diffseg.core.run import find_z_range, run_case
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """What is the same for all cases of a batch."""
+
+    params: SegmentParams = SegmentParams()
+    """``z_range`` comes from ``slices``, for each case."""
+    slices: tuple[int | None, int | None] | None = None
+    """Slice numbers of the source files, first and one past the last; None: all slices."""
+    threshold: float = 0.5
+    """Tumour is where the mean map is above it."""
+    of: MapKind = "probabilities"
+    """What the maps are made of."""
+    save_samples: bool = False
+    """Whether the members are saved as well."""
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.threshold < 1.0:
+            raise ParameterError(
+                f"The threshold must be at least 0 and below 1, it is {self.threshold:g}."
+            )
+
+
+def segment_to_files(
+    files: CaseFiles,
+    model: LoadedModel,
+    options: BatchOptions,
+    folder: Path,
+    on_event: Callable[[Event], None] | None = None,
+) -> tuple[ResultRecord, dict[str, Path]]:
+    """Load a case, draw its ensemble and save the result into `folder`.
+
+    Returns
+    -------
+    record, paths
+        What the JSON file says, and the files written (see `export.save_result`).
+
+    Raises
+    ------
+    DiffsegError
+        The case cannot be loaded, the run failed, or the result cannot be saved; in each case
+        nothing of it is written.
+    """
+    # Before minutes of sampling, not after them.
+    check_outputs(output_paths(folder, files.name, samples=options.save_samples).values(), files)
+    case = load_case(files)
+    z_range = None if options.slices is None else find_z_range(case.geometry, *options.slices)
+    params = replace(options.params, z_range=z_range)
+    run = run_case(case, model, params, on_event=on_event)
+    record = describe_result(
+        case,
+        run.ensemble,
+        describe_run(model, params, run.started, run.elapsed_s, run.messages),
+        threshold=options.threshold,
+        of=options.of,
+        z_range=z_range,
+    )
+    paths = save_result(folder, case, run.ensemble, record, samples=options.save_samples)
+    return record, paths

@@ -1,0 +1,71 @@
+"""What somebody names on a command line -- folders, files, many of them -- as a list of cases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from napari_diffseg.core.case_discovery import discover_case, discover_cases
+from napari_diffseg.core.case_files import CaseFiles
+from napari_diffseg.core.case_names import parse_name
+from napari_diffseg.core.errors import CaseError
+
+
+def expand_inputs(paths: Iterable[str | Path]) -> list[CaseFiles | CaseError]:
+    """Return the cases that are meant, in the order given; no image is opened.
+
+    A folder with several cases stands for all of them. Files of one case (``case/*.nii.gz``) make
+    one case together. The same case given twice counts once.
+
+    What cannot be used stands in the list as the error, so that the others can go on: nothing
+    found, a modality missing or there twice, and a second case with a name that was there before
+    (results are named after the case, so the second would replace those of the first).
+    """
+    found: list[CaseFiles | CaseError] = []
+    seen: dict[str, tuple[object, ...]] = {}
+    for item in _discover(paths):
+        if isinstance(item, CaseError):
+            found.append(item)
+            continue
+        key = (*(path.resolve() for path in item.modalities.values()), *item.slices)
+        name = item.name.casefold()
+        if name not in seen:
+            seen[name] = key
+            found.append(item)
+        if seen[name] == key:
+            continue
+        found.append(
+            CaseError(
+                f"{next(iter(item.modalities.values()))}: another case is called {item.name}, too, "
+                "and results are named after the case. Run it with another --out."
+            )
+        )
+    return found
+
+
+def _discover(paths: Iterable[str | Path]) -> list[CaseFiles | CaseError]:
+    """Return every case of every path; files that belong together are taken together."""
+    groups: dict[object, list[Path]] = {}
+    for path in dict.fromkeys(map(Path, paths)):
+        file = None if path.is_dir() else parse_name(path)
+        groups.setdefault(path if file is None else (path.parent, *file.group), []).append(path)
+    cases: list[CaseFiles | CaseError] = []
+    for group in groups.values():
+        try:
+            cases.append(discover_case(group))
+        except CaseError as error:
+            cases.extend(_cases_of_folder(group[0]) or [error])
+    return cases
+
+
+def _cases_of_folder(path: Path) -> list[CaseFiles | CaseError]:
+    """Return the cases in a folder; nothing for anything else and for a lone unusable one."""
+    if not path.is_dir():
+        return []
+    try:
+        cases = discover_cases(path)
+    except CaseError:
+        return []
+    if len(cases) == 1 and cases[0].problem:
+        return []
+    return [CaseError(case.problem) if case.problem else case for case in cases]

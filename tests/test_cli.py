@@ -1,0 +1,399 @@
+"""The command line as a user meets it: files in, files out, messages and exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import get_args
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from napari_diffseg import __version__, cli
+from napari_diffseg._terminal import ProgressLine
+from napari_diffseg.cli import main
+from napari_diffseg.core.checkpoint import BUNDLED_NAME, save_checkpoint
+from napari_diffseg.core.events import Started
+from napari_diffseg.core.geometry import to_source_grid
+from napari_diffseg.core.levels import MapKind
+from napari_diffseg.core.metrics import compute_dice
+from tests.core.case_files import NAMES_2017, NAMES_2023, write_case
+from tests.core.synthetic import synthetic_case
+from tests.models import tiny_model
+
+AFFINE = np.array([[-1.0, 0, 0, 3], [0, -1, 0, 17], [0, 0, 1, 5], [0, 0, 0, 1]])
+
+
+def write_synthetic(
+    folder: Path,
+    name: str,
+    *,
+    seed: int = 0,
+    names: dict[str, str] = NAMES_2017,
+    labels: bool = True,
+    shape: tuple[int, int, int] = (12, 40, 36),
+) -> Path:
+    case = synthetic_case(shape, seed)
+    prior = [to_source_grid(volume, case.geometry) for volume in case.prior_image]
+    images = dict(zip(("t1", "t1ce", "t2", "flair"), prior, strict=True))
+    if labels:
+        assert case.labels is not None
+        images["seg"] = to_source_grid(case.labels, case.geometry)
+    return write_case(folder / name, name, names, images=images, affine=AFFINE)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = tiny_model()
+    return save_checkpoint(
+        tmp_path_factory.mktemp("model") / "tiny.safetensors",
+        model.network,
+        model.preprocessing,
+        model.card,
+        {"steps_trained": 12},
+    )
+
+
+@pytest.fixture
+def segment(checkpoint: Path, tmp_path: Path):
+    def run(*arguments: object, out: Path = tmp_path / "out") -> int:
+        fixed = ["--out", str(out), "--checkpoint", str(checkpoint), "--device", "cpu"]
+        return main(["segment", *map(str, arguments), *fixed])
+
+    return run
+
+
+def load(path: Path) -> np.ndarray:
+    return np.asanyarray(nib.load(path).dataobj)
+
+
+def read_json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_writes_the_maps_on_the_source_grid(segment, tmp_path: Path, capsys) -> None:
+    case = write_synthetic(tmp_path / "in", "Case_1")
+    assert segment(case, "--samples", 3, "--seed", 7, "--save-samples") == 0
+    out = tmp_path / "out"
+    source = nib.load(case / "Case_1_t1.nii.gz")
+    for name in ("mask", "mean", "variance", "samples"):
+        image = nib.load(out / f"Case_1_{name}.nii.gz")
+        np.testing.assert_array_equal(image.affine, source.affine)
+        assert image.shape[:3] == source.shape
+    mean = load(out / "Case_1_mean.nii.gz")
+    samples = nib.load(out / "Case_1_samples.nii.gz").get_fdata()
+    assert samples.shape == (*source.shape, 3)
+    np.testing.assert_allclose(samples.mean(axis=-1), mean, atol=1e-6)
+    assert 0.05 < mean.max() <= 1
+    np.testing.assert_array_equal(load(out / "Case_1_mask.nii.gz"), mean > 0.5)
+    np.testing.assert_allclose(load(out / "Case_1_variance.nii.gz"), mean * (1 - mean), atol=1e-6)
+    assert not mean[load(case / "Case_1_t1.nii.gz") == 0].any()
+    printed = capsys.readouterr()
+    assert printed.out.startswith("Case_1: ")
+    assert "in 3 samples), agreement 0." in printed.out
+    assert f"{out / 'Case_1_mask.nii.gz'}, _mean.nii.gz, _variance.nii.gz" in printed.out
+    assert "[1/1] Case_1: " in printed.err
+    assert " slices x 3 samples x 3 steps on cpu" in printed.err
+
+
+def test_json_tells_how_and_how_good(segment, tmp_path: Path) -> None:
+    case = write_synthetic(tmp_path / "in", "Case_1")
+    assert segment(case, "--samples", 4, "--seed", 7, "--steps", 2, "--sampler", "ddim") == 0
+    record = read_json(tmp_path / "out" / "Case_1_diffseg.json")
+    mask = load(tmp_path / "out" / "Case_1_mask.nii.gz")
+    truth = load(case / "Case_1_seg.nii.gz") > 0
+    assert record["schema_version"] == 1
+    assert record["software"]["napari-diffseg"] == __version__
+    assert record["run"]["seed"] == 7
+    assert (record["run"]["sampler"], record["run"]["n_steps"]) == ("ddim", 2)
+    assert record["run"]["eta"] == 0.0
+    assert record["run"]["model"]["provenance"] == {"steps_trained": 12}
+    assert len(record["run"]["model"]["sha256"]) == 64
+    assert record["scores"]["dice"] == pytest.approx(compute_dice(mask, truth))
+    assert record["scores"]["truth_ml"] == pytest.approx(truth.sum() / 1000)
+    assert record["volume"]["mask_ml"] == pytest.approx(mask.sum() / 1000)
+    assert len(record["volume"]["members_ml"]) == 4
+    low, high = record["volume"]["low_ml"], record["volume"]["high_ml"]
+    assert low <= record["volume"]["median_ml"] <= high
+    assert 0 < record["confidence"] < 1
+    for entry in record["slices"]:
+        number = entry["slice"]
+        assert entry["dice"] == pytest.approx(compute_dice(mask[..., number], truth[..., number]))
+        assert 0 <= entry["disagreement"] <= 1
+    sampled = [entry["slice"] for entry in record["slices"]]
+    assert sampled == sorted(sampled)
+    assert record["maps"]["n_sampled_slices"] == len(sampled)
+
+
+def test_same_seed_same_bytes_and_another_seed_not(segment, tmp_path: Path) -> None:
+    case = write_synthetic(tmp_path / "in", "Case_1")
+    for seed, out in ((1, "a"), (1, "b"), (2, "c")):
+        arguments = (case, "--seed", seed, "--samples", 2, "--memory-budget", 1 + ord(out))
+        assert segment(*arguments, out=tmp_path / out) == 0
+    a, b, c = ((tmp_path / out / "Case_1_mean.nii.gz").read_bytes() for out in "abc")
+    assert a == b
+    assert a != c
+
+
+def test_slices_are_those_of_the_file_and_the_end_is_excluded(segment, tmp_path: Path) -> None:
+    case = write_synthetic(tmp_path / "in", "Case_1")
+    assert segment(case, "--samples", 2, out=tmp_path / "all") == 0
+    assert segment(case, "--samples", 2, "--slices", "3:5", out=tmp_path / "part") == 0
+    whole = load(tmp_path / "all" / "Case_1_mean.nii.gz")
+    part = load(tmp_path / "part" / "Case_1_mean.nii.gz")
+    assert np.flatnonzero(part.any(axis=(0, 1))).tolist() == [3, 4]
+    np.testing.assert_array_equal(part[..., 3:5], whole[..., 3:5])
+    record = read_json(tmp_path / "part" / "Case_1_diffseg.json")
+    assert [entry["slice"] for entry in record["slices"]] == [3, 4]
+    truth = load(case / "Case_1_seg.nii.gz")[..., 3:5] > 0
+    assert record["scores"]["dice"] == pytest.approx(compute_dice(part[..., 3:5] > 0.5, truth))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("60:90", (60, 90)), ("60:", (60, None)), (":90", (None, 90)), ("71", (71, 72))],
+)
+def test_slice_range_is_read_as_python_would(text: str, expected: object) -> None:
+    assert cli._parse_slices(text) == expected
+
+
+def test_maps_of_masks_as_in_the_paper(segment, tmp_path: Path) -> None:
+    case = write_synthetic(tmp_path / "in", "Case_1")
+    assert segment(case, "--samples", 2, "--of", "masks", "--threshold", 0.4) == 0
+    mean = load(tmp_path / "out" / "Case_1_mean.nii.gz")
+    assert set(np.unique(mean)) <= {0, 0.5, 1}
+    np.testing.assert_array_equal(load(tmp_path / "out" / "Case_1_mask.nii.gz"), mean >= 0.5)
+    assert read_json(tmp_path / "out" / "Case_1_diffseg.json")["maps"]["of"] == "masks"
+
+
+def test_bad_case_is_reported_and_the_others_go_on(segment, tmp_path: Path, capsys) -> None:
+    good = write_synthetic(tmp_path / "in", "Good_1", labels=False)
+    incomplete = write_synthetic(tmp_path / "in", "Bad_2")
+    (incomplete / "Bad_2_t2.nii.gz").unlink()
+    damaged = write_synthetic(tmp_path / "in", "Bad_3")
+    whole = (damaged / "Bad_3_flair.nii.gz").read_bytes()
+    (damaged / "Bad_3_flair.nii.gz").write_bytes(whole[: len(whole) // 2])
+    last = write_synthetic(tmp_path / "in", "BraTS-GLI-00004-000", names=NAMES_2023)
+    missing = tmp_path / "in" / "nothing here"
+    assert segment(incomplete, good, damaged, missing, last, "--samples", 1) == 1
+    printed = capsys.readouterr()
+    assert [line.split(":")[0] for line in printed.out.splitlines() if line[0] != " "] == [
+        "Good_1",
+        "BraTS-GLI-00004-000",
+    ]
+    failed = [line for line in printed.err.splitlines() if " failed: " in line]
+    assert [line[:5] for line in failed] == ["[1/5]", "[3/5]", "[4/5]"]
+    assert "t2" in failed[0]
+    assert "Bad_3_flair.nii.gz" in failed[1]
+    assert f"{missing} does not exist" in failed[2]
+    assert "3 of 5 cases failed." in printed.err
+    assert "Traceback" not in printed.err
+    written = {path.name.rpartition("_")[0] for path in (tmp_path / "out").iterdir()}
+    assert written == {"Good_1", "BraTS-GLI-00004-000"}
+
+
+def test_defect_in_one_case_is_no_traceback(segment, tmp_path: Path, capsys, monkeypatch) -> None:
+    def explode(*_: object, **__: object) -> None:
+        raise ZeroDivisionError("division by zero")
+
+    monkeypatch.setattr("napari_diffseg.core.batch.describe_result", explode)
+    assert segment(write_synthetic(tmp_path / "in", "Case_1"), "--samples", 1) == 1
+    assert "unexpected ZeroDivisionError: division by zero" in capsys.readouterr().err
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_folder_of_cases_stands_for_all_of_them(segment, tmp_path: Path) -> None:
+    for name in ("Case_1", "Case_2"):
+        write_synthetic(tmp_path / "in", name)
+    (tmp_path / "in" / "notes.txt").write_text("a stray file", encoding="utf-8")
+    assert segment(tmp_path / "in", "--samples", 1) == 0
+    assert {path.name for path in (tmp_path / "out").glob("*.json")} == {
+        "Case_1_diffseg.json",
+        "Case_2_diffseg.json",
+    }
+
+
+def test_files_of_one_case_are_one_case(segment, tmp_path: Path, capsys) -> None:
+    case = write_synthetic(tmp_path / "in", "Case_1")
+    assert segment(*sorted(case.iterdir()), case, case, "--samples", 1) == 0
+    assert capsys.readouterr().out.count("Case_1: ") == 1
+
+
+def test_second_case_of_the_same_name_does_not_replace_the_first(
+    segment, tmp_path: Path, capsys
+) -> None:
+    first = write_synthetic(tmp_path / "a", "Case_1", seed=1)
+    second = write_synthetic(tmp_path / "b", "Case_1", seed=2)
+    assert segment(first, second, "--samples", 1) == 1
+    assert "another case is called Case_1" in capsys.readouterr().err
+    record = read_json(tmp_path / "out" / "Case_1_diffseg.json")
+    assert record["case"]["files"]["t1"] == str(first / "Case_1_t1.nii.gz")
+
+
+def test_rerun_beside_the_images_replaces_results_and_nothing_else(segment, tmp_path: Path) -> None:
+    case = write_synthetic(tmp_path / "in", "Case_1")
+    before = {path: path.read_bytes() for path in case.iterdir()}
+    assert segment(case, "--samples", 1, out=case) == 0
+    assert segment(case, "--samples", 2, out=case) == 0
+    assert read_json(case / "Case_1_diffseg.json")["maps"]["n_members"] == 2
+    assert {path: path.read_bytes() for path in before} == before
+    assert len(list(case.iterdir())) == len(before) + 4
+
+
+def test_single_slice_case(segment, tmp_path: Path) -> None:
+    case = synthetic_case()
+    images = {
+        name: to_source_grid(volume, case.geometry)[..., 6]
+        for name, volume in zip(("t1", "t1ce", "t2", "flair"), case.prior_image, strict=True)
+    }
+    write_case(tmp_path / "in", "Slice_1", images=images, affine=AFFINE)
+    assert segment(tmp_path / "in", "--samples", 2) == 0
+    assert nib.load(tmp_path / "out" / "Slice_1_mean.nii.gz").shape == (36, 40)
+    assert nib.load(tmp_path / "out" / "Slice_1_mask.nii.gz").get_fdata().any()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--samples", "0"], "At least 1 sample is needed"),
+        (["--steps", "0"], "At least 1 step is needed"),
+        (["--threshold", "1"], "The threshold must be at least 0 and below 1"),
+        (["--threshold", "nan"], "The threshold must be"),
+        (["--eta", "2"], "eta must be between 0 and 1"),
+        (["--device", "toaster"], "Unknown device 'toaster'"),
+        (["--checkpoint", "nothing.safetensors"], "nothing.safetensors: there is no such"),
+    ],
+)
+def test_command_that_cannot_run_says_why(
+    arguments: list[str], complaint: str, checkpoint: Path, tmp_path: Path, capsys
+) -> None:
+    case = write_synthetic(tmp_path / "in", "Case_1")
+    fixed = ["--out", str(tmp_path / "out"), "--checkpoint", str(checkpoint)]
+    assert main(["segment", str(case), *fixed, *arguments]) == 2
+    printed = capsys.readouterr()
+    assert complaint in printed.err
+    assert printed.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["segment"],
+        ["segment", "case"],
+        ["segment", "case", "--out", "o", "--slices", "a:b"],
+        ["segment", "case", "--out", "o", "--slices", "9:9"],
+        ["segment", "case", "--out", "o", "--slices", "-3:9"],
+        ["segment", "case", "--out", "o", "--slices", ":"],
+        ["segment", "case", "--out", "o", "--threads", "0"],
+        ["segment", "case", "--out", "o", "--sampler", "euler"],
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments: list[str], capsys) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+    assert "usage: napari-diffseg" in capsys.readouterr().err
+
+
+def test_range_outside_of_a_case_fails_that_case(segment, tmp_path: Path, capsys) -> None:
+    short = write_synthetic(tmp_path / "in", "Short_1", shape=(8, 40, 36))
+    tall = write_synthetic(tmp_path / "in", "Tall_2", shape=(16, 40, 36))
+    assert segment(short, tall, "--samples", 1, "--slices", "9:12") == 1
+    message = "There is no slice in 9:12: the case has slices 0 to 7."
+    assert f"[1/2] Short_1 failed: {message}" in capsys.readouterr().err
+    assert (tmp_path / "out" / "Tall_2_mask.nii.gz").is_file()
+
+
+def test_output_folder_that_is_a_file(segment, tmp_path: Path, capsys) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    case = write_synthetic(tmp_path / "in", "Case_1")
+    assert segment(case, out=tmp_path / "file") == 2
+    assert "file cannot be made" in capsys.readouterr().err
+
+
+def test_info_tells_versions_and_models(checkpoint: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("napari_diffseg.core.checkpoint.bundled_checkpoint", lambda: checkpoint)
+    assert main(["info"]) == 0
+    printed = capsys.readouterr().out
+    record = dict(line.split(maxsplit=1) for line in printed.splitlines() if line.strip())
+    assert record["napari-diffseg"] == __version__
+    assert "thread" in record["devices"] or "GB" in record["devices"]
+    assert record["sha256"] == tiny_hash(checkpoint)
+    assert record["steps_trained"] == "12"
+
+
+def test_info_without_the_bundled_model_still_describes_another(
+    checkpoint: Path, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr("napari_diffseg.core.checkpoint.BUNDLED_NAME", f"no {BUNDLED_NAME}")
+    assert main(["info", "--checkpoint", str(checkpoint)]) == 0
+    printed = capsys.readouterr().out
+    assert "none: The bundled model is missing" in printed
+    assert tiny_hash(checkpoint) in printed
+    assert main(["info", "--checkpoint", str(tmp_path / "nothing.safetensors")]) == 2
+
+
+def tiny_hash(path: Path) -> str:
+    import hashlib
+
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_help_waits_for_no_heavy_library() -> None:
+    code = (
+        "import sys, napari_diffseg.cli as cli\n"
+        "try: cli.main(['segment', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print({'torch', 'numpy', 'nibabel', 'scipy'} & set(sys.modules), file=sys.stderr)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stderr.strip() == "set()"
+    assert "CASE_diffseg.json" in run.stdout
+
+
+def test_choices_of_the_parser_are_those_of_the_core() -> None:
+    assert get_args(MapKind) == cli.MAP_KINDS
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals to a process group are different there")
+def test_interrupt_leaves_no_partial_files(checkpoint: Path, tmp_path: Path) -> None:
+    case = write_synthetic(tmp_path / "in", "Case_1")
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "napari_diffseg", "segment", case, "--out", out]
+    options = ["--checkpoint", checkpoint, "--samples", "2000", "--device", "cpu"]
+    with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert "x 2000 samples" in line
+        time.sleep(0.2)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    assert "Interrupted. Nothing was written" in errors
+    assert not list(out.iterdir())
+
+
+def test_progress_line_is_redrawn_on_a_terminal_and_gone_afterwards() -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    with ProgressLine("[1/1] Case_1", terminal) as line:
+        line._drawn_at = -1.0
+        line.update(Started((0, 1), (0, 1, 2, 3, 4), 4, "cpu", 5, 40))
+    text = terminal.getvalue()
+    assert "\n" not in text
+    assert "[1/1] Case_1  preparing" in text
+    assert "0/10 slice samples" in text
+    assert text.endswith("\r\x1b[K")
