@@ -20,4 +20,9 @@ for needed in ("napari_diffseg/napari.yaml", "napari_diffseg/py.typed", "license
     assert any(name.endswith(needed) for name in installed), f"{needed} is not in the wheel"
 models = {Path(name).suffix for name in installed if name.startswith("napari_diffseg/models/")}
 assert {".safetensors", ".md"} <= models, f"the model or its card is not in the wheel: {models}"
+sample = [name for name in installed if name.startswith("napari_diffseg/sample/")]
+assert sum(name.endswith(".nii.gz") for name in sample) == 5, (
+    f"not four images and labels: {sample}"
+)
+assert any("LICENSE" in name for name in sample), "the template's licence is not in the wheel"
 assert not [name for name in installed if name.startswith("tests/")], "tests/ is in the wheel"
