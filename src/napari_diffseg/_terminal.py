@@ -69,10 +69,10 @@ def summarise(record: ResultRecord, paths: Mapping[str, Path]) -> str:
     volume, scores = record.volume, record.scores
     parts = [f"{volume.mask_ml:.1f} mL"]
     if volume.interval is not None and record.maps.n_members > 1:
-        what = "in" if volume.interval == "range" else f"{volume.interval} of"
-        n_members = len(volume.members_ml)
+        # Not "mask (low to high)": the mask of the mean need not lie between the members' masks.
+        kind = "" if volume.interval == "range" else f" {volume.interval}"
         interval = f"{volume.low_ml:.1f} to {volume.high_ml:.1f}"
-        parts[0] += f" ({interval} {what} {n_members} samples)"
+        parts[0] += f" ({len(volume.members_ml)} samples{kind}: {interval})"
     if not record.maps.whole_volume:
         parts[0] += f" in slices {record.maps.first_slice} to {record.maps.last_slice}"
     if record.confidence is not None:
