@@ -1,0 +1,101 @@
+"""The protocol of an evaluation, and the finished cases that an interrupted one goes on from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from napari_diffseg.core.brats import CaseFiles
+from napari_diffseg.core.checkpoint import LoadedModel
+from napari_diffseg.core.errors import DiffsegError
+from napari_diffseg.core.params import SegmentParams
+from napari_diffseg.core.serialisation import from_dict, to_dict
+from training.measure import CaseMeasurements
+
+PROTOCOL_VERSION = 1
+"""To be raised when the same ensemble would give other numbers."""
+
+PAPER_SLICES = (80, 129)
+"""First slice and one past the last, counted from 0 (Wolleb et al. 2021, section 3.1)."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """What is measured, of which members."""
+
+    params: SegmentParams
+    slices: tuple[int, int] = PAPER_SLICES
+    """Slice numbers of the files, first and one past the last."""
+    all_slices: bool = False
+    """Sample the whole volume, for 3-D scores of all of it."""
+
+
+class CaseStore:
+    """Measurements of finished cases, one JSON file each, with what they depend on.
+
+    Parameters
+    ----------
+    folder
+        Made where it is missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def load(self, name: str, key: dict[str, Any]) -> CaseMeasurements | None:
+        """Return what was saved under this key; None if nothing (readable) was."""
+        try:
+            values = json.loads(self._path(name).read_text(encoding="utf-8"))
+            if values["key"] != key:
+                return None
+            return from_dict(CaseMeasurements, values["measurements"])
+        except (OSError, ValueError, KeyError, TypeError, DiffsegError):
+            return None
+
+    def save(self, name: str, key: dict[str, Any], measurements: CaseMeasurements) -> None:
+        """Write the file of a case, complete or not at all."""
+        path = self._path(name)
+        temporary = path.with_name(f".{path.name}.part")
+        values = {"key": key, "measurements": dataclasses.asdict(measurements)}
+        try:
+            temporary.write_text(json.dumps(values, allow_nan=False), encoding="utf-8")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.json"
+
+
+def make_key(
+    files: CaseFiles, patient: str, model: LoadedModel, protocol: Protocol
+) -> dict[str, Any]:
+    """Return, as JSON has it, all that the measurements of a case depend on, save the device."""
+    params = dataclasses.replace(
+        protocol.params, n_steps=protocol.params.n_steps or model.card.recommended_steps
+    )
+    sources = {**files.modalities, "seg": files.label}
+    key = {
+        "protocol": PROTOCOL_VERSION,
+        "model": model.sha256,
+        "patient": patient,
+        "params": {
+            name: value
+            for name, value in to_dict(params).items()
+            if name not in ("device", "memory_budget_mb", "priority_z")
+        },
+        "slices": list(protocol.slices),
+        "all_slices": protocol.all_slices,
+        "files": {
+            name: [str(path.resolve()), path.stat().st_size]
+            for name, path in sources.items()
+            if path is not None
+        },
+    }
+    plain: dict[str, Any] = json.loads(json.dumps(key))
+    return plain

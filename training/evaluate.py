@@ -1,0 +1,239 @@
+"""Evaluate a model by the paper's protocol: ``python -m training.evaluate CASES_DIR --out DIR``.
+
+Sampling goes through `napari_diffseg.core.segment`, as in the viewer. DIR gets CSV files with
+every single value (`training.results`), from which `training.table` makes the printed table.
+An interrupted evaluation goes on where it stopped: a case that was measured with the same model,
+parameters and files is not sampled again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from napari_diffseg.core.brats import CaseFiles, discover_cases, load_case
+from napari_diffseg.core.checkpoint import LoadedModel, bundled_checkpoint, load_checkpoint
+from napari_diffseg.core.environment import software_versions
+from napari_diffseg.core.errors import CaseError, DiffsegError
+from napari_diffseg.core.events import Event
+from napari_diffseg.core.params import SAMPLERS, SegmentParams
+from napari_diffseg.core.preprocessing import prepare_case
+from napari_diffseg.core.progress import Progress
+from napari_diffseg.core.run import find_z_range, run_case
+from training.case_store import PAPER_SLICES, PROTOCOL_VERSION, CaseStore, Protocol, make_key
+from training.data import load_split
+from training.measure import CaseMeasurements, measure_case
+from training.results import (
+    CalibrationRow,
+    CaseRow,
+    SettingRow,
+    SliceRow,
+    UncertaintyRow,
+    write_rows,
+)
+from training.table import make_report
+
+
+def evaluate_case(
+    files: CaseFiles,
+    patient: str,
+    model: LoadedModel,
+    protocol: Protocol,
+    on_event: Callable[[Event], None] | None = None,
+) -> CaseMeasurements:
+    """Sample a case and measure it.
+
+    Raises
+    ------
+    DiffsegError
+        The case cannot be loaded or has no labels, or the run failed.
+    """
+    case = load_case(files)
+    if case.wt_truth is None:
+        raise CaseError(f"{case.name} has no expert labels: there is nothing to compare with.")
+    z_range = find_z_range(case.geometry, *protocol.slices)
+    prepared = prepare_case(case, model.preprocessing)
+    params = dataclasses.replace(protocol.params, z_range=None if protocol.all_slices else z_range)
+    run = run_case(case, model, params, on_event=on_event, prepared=prepared)
+    return measure_case(
+        case, patient, run.ensemble, prepared.brain, z_range, whole_volume=protocol.all_slices
+    )
+
+
+def choose_cases(
+    folder: Path, split: Path | None, part: str
+) -> tuple[list[CaseFiles], dict[str, str]]:
+    """Return the cases to evaluate, and the patient of each by the case's name.
+
+    Without a split file these are all cases in the folder, each its own patient.
+
+    Raises
+    ------
+    CaseError
+        No case is there, or one of the part is missing.
+    """
+    found = {case.name: case for case in discover_cases(folder)}
+    if not found:
+        raise CaseError(f"{folder} holds no BraTS case.")
+    if split is None:
+        return [*found.values()], {name: name for name in found}
+    names: tuple[str, ...] = getattr(load_split(split), part)
+    if missing := [name for name in names if name not in found]:
+        raise CaseError(
+            f"{folder} lacks {len(missing)} of the {len(names)} {part} cases of {split}: "
+            f"{', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}."
+        )
+    patients = json.loads(split.read_text(encoding="utf-8")).get("patient_key", {})
+    return [found[name] for name in names], {name: patients.get(name, name) for name in names}
+
+
+def evaluate(
+    cases: Sequence[CaseFiles],
+    patients: dict[str, str],
+    model: LoadedModel,
+    protocol: Protocol,
+    out: Path,
+    *,
+    fresh: bool = False,
+) -> int:
+    """Measure all cases and write the CSV files after each of them; return how many failed."""
+    from tqdm import tqdm
+
+    store = CaseStore(out / "cases")
+    write_rows(out, SettingRow, _describe_settings(model, protocol))
+    measured: list[CaseMeasurements] = []
+    n_failed = 0
+    with tqdm(cases, unit="case", disable=None, dynamic_ncols=True) as bar:
+        for files in bar:
+            bar.set_description(files.name)
+            patient = patients[files.name]
+            started = time.monotonic()
+            try:
+                if files.problem:
+                    raise CaseError(files.problem)
+                key = make_key(files, patient, model, protocol)
+                result = None if fresh else store.load(files.name, key)
+                done_before = result is not None
+                if result is None:
+                    result = evaluate_case(files, patient, model, protocol, _show(bar))
+                    store.save(files.name, key, result)
+            except DiffsegError as error:
+                bar.write(f"{files.name} failed: {error}", file=sys.stderr)
+                n_failed += 1
+                continue
+            measured.append(result)
+            _write_all(out, measured)
+            took = "was done" if done_before else f"{time.monotonic() - started:.0f} s"
+            bar.write(f"{files.name}: {took}", file=sys.stderr)
+    return n_failed
+
+
+def _show(bar: Any) -> Callable[[Event], None]:
+    progress = Progress()
+
+    def update(event: Event) -> None:
+        progress.update(event)
+        bar.set_postfix_str(progress.describe(), refresh=False)
+        bar.update(0)  # draws at most every tenth of a second
+
+    return update
+
+
+def _write_all(out: Path, measured: Iterable[CaseMeasurements]) -> None:
+    measured = list(measured)
+    write_rows(out, SliceRow, [row for each in measured for row in each.slices])
+    write_rows(out, CaseRow, [row for each in measured for row in each.cases])
+    write_rows(out, UncertaintyRow, [row for each in measured for row in each.uncertainty])
+    write_rows(out, CalibrationRow, [row for each in measured for row in each.calibration])
+
+
+def _describe_settings(model: LoadedModel, protocol: Protocol) -> list[SettingRow]:
+    params = protocol.params
+    values = {
+        "model": model.card.name,
+        "model_sha256": model.sha256,
+        "samples": params.n_samples,
+        "sampler": params.sampler,
+        "steps": params.n_steps or model.card.recommended_steps,
+        "eta": params.eta if params.sampler == "ddim" else "",
+        "seed": params.seed,
+        "slices": f"{protocol.slices[0]}-{protocol.slices[1] - 1}",
+        "protocol": PROTOCOL_VERSION,
+        **software_versions(),
+    }
+    return [SettingRow(name, str(value)) for name, value in values.items()]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the evaluation and print its table; 1: some cases failed, 2: it could not run."""
+    arguments = _parse(argv)
+    try:
+        model = load_checkpoint(arguments.checkpoint or bundled_checkpoint())
+        params = SegmentParams(
+            n_samples=arguments.samples,
+            n_steps=arguments.steps,
+            sampler=arguments.sampler or model.card.recommended_sampler,
+            eta=arguments.eta,
+            seed=arguments.seed,
+            device=arguments.device,
+        )
+        protocol = Protocol(params, arguments.slices, arguments.all_slices)
+        cases, patients = choose_cases(arguments.cases, arguments.split, arguments.part)
+        arguments.out.mkdir(parents=True, exist_ok=True)
+        n_failed = evaluate(cases, patients, model, protocol, arguments.out, fresh=arguments.fresh)
+        if n_failed < len(cases):
+            print(make_report(arguments.out))
+    except (DiffsegError, OSError) as error:
+        print(f"training.evaluate: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted; the same command goes on from here.", file=sys.stderr)
+        return 130
+    if n_failed:
+        print(f"{n_failed} of {len(cases)} cases failed; the table lacks them.", file=sys.stderr)
+    return 1 if n_failed else 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m training.evaluate", description="The paper's protocol, on labelled cases."
+    )
+    add = parser.add_argument
+    add("cases", type=Path, metavar="CASES_DIR", help="folder of cases with labels")
+    add("--out", type=Path, required=True, metavar="DIR", help="for the CSV files")
+    add("--split", type=Path, metavar="FILE", help="split file; default: every case of the folder")
+    add("--part", choices=("training", "validation"), default="validation", help="of the split")
+    add("--checkpoint", type=Path, metavar="FILE", help="default: the bundled model")
+    add("--samples", type=int, default=5, metavar="N", help="members (default: %(default)s)")
+    add("--steps", type=int, metavar="K", help="default: as the model recommends")
+    add("--sampler", choices=SAMPLERS, help="default: as the model recommends")
+    add("--eta", type=float, default=0.0, help="randomness of ddim (default: %(default)s)")
+    add("--seed", type=int, default=0, help="default: %(default)s")
+    add("--device", default="auto", help="default: %(default)s")
+    add(
+        "--slices",
+        type=_parse_slices,
+        default=PAPER_SLICES,
+        metavar="A:B",
+        help="axial slices of the protocol, B not included (default: 80:129, the paper's)",
+    )
+    add("--all-slices", action="store_true", help="sample everything: 3-D scores of whole volumes")
+    add("--fresh", action="store_true", help="measure cases again that were done before")
+    return parser.parse_args(argv)
+
+
+def _parse_slices(text: str) -> tuple[int, int]:
+    first, _, end = text.partition(":")
+    if not (first.isdecimal() and end.isdecimal() and int(first) < int(end)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a range like 80:129")
+    return int(first), int(end)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,204 @@
+"""What the protocol measures of one case's ensemble: per slice, in 3-D, and of its maps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_diffseg.core.brats import Case
+from napari_diffseg.core.calibration import compute_calibration, compute_error_detection
+from napari_diffseg.core.ensemble import Ensemble
+from napari_diffseg.core.levels import MASK_LEVEL, MapKind
+from napari_diffseg.core.metrics import compute_scores
+from napari_diffseg.core.uncertainty import compute_energy_distance, compute_mean_pairwise_dice
+from training.results import (
+    MASKS,
+    PROBABILITIES,
+    RUN,
+    CalibrationRow,
+    CaseRow,
+    SliceRow,
+    UncertaintyRow,
+)
+
+Mask = NDArray[np.bool_]
+ZRange = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class CaseMeasurements:
+    """All rows of one case."""
+
+    slices: tuple[SliceRow, ...]
+    cases: tuple[CaseRow, ...]
+    uncertainty: tuple[UncertaintyRow, ...]
+    calibration: tuple[CalibrationRow, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class _Prediction:
+    """A mask (Z, Y, X) of the whole grid, and what it is."""
+
+    method: str
+    member: int | None
+    n_samples: int
+    mask: Mask
+
+
+def measure_case(
+    case: Case,
+    patient: str,
+    ensemble: Ensemble,
+    brain: Mask,
+    z_range: ZRange,
+    *,
+    whole_volume: bool = False,
+) -> CaseMeasurements:
+    """Measure an ensemble against the labels of its case.
+
+    Parameters
+    ----------
+    case
+        With labels.
+    patient
+        Key of the patient, for the bootstrap.
+    ensemble
+        Complete in `z_range`, or everywhere.
+    brain : (Z, Y, X) bool
+        The voxels in which maps are judged.
+    z_range
+        Canonical slices of the protocol, first and one past the last.
+    whole_volume
+        Whether the 3-D scores are given of all slices as well.
+    """
+    assert case.wt_truth is not None
+    truth = case.wt_truth
+    predictions = list(_iter_predictions(ensemble))
+    everything = (0, len(truth))
+    regions = [z_range, everything] if whole_volume and z_range != everything else [z_range]
+    uncertainty, calibration = _measure_maps(case, patient, ensemble, brain, z_range)
+    return CaseMeasurements(
+        slices=tuple(
+            row
+            for z in range(*z_range)
+            if truth[z].any()
+            for row in _measure_slice(case, patient, truth, predictions, z)
+        ),
+        cases=tuple(
+            _measure_volume(case, patient, truth, prediction, region)
+            for region in regions
+            for prediction in predictions
+        ),
+        uncertainty=tuple(uncertainty),
+        calibration=tuple(calibration),
+    )
+
+
+def _iter_predictions(ensemble: Ensemble) -> Iterator[_Prediction]:
+    for member, levels in enumerate(ensemble.members_uint8()):
+        yield _Prediction(RUN, member, 1, levels >= MASK_LEVEL)
+    kinds: tuple[MapKind, ...] = (PROBABILITIES, MASKS)
+    for of in kinds:
+        yield _Prediction(of, None, ensemble.n_members, ensemble.wt_mask(of=of))
+
+
+def _measure_slice(
+    case: Case, patient: str, truth: Mask, predictions: list[_Prediction], z: int
+) -> Iterator[SliceRow]:
+    _, y_mm, x_mm = case.geometry.spacing_mm
+    for prediction in predictions:
+        scores = compute_scores(prediction.mask[z], truth[z], (y_mm, x_mm))
+        yield SliceRow(
+            case=case.name,
+            patient=patient,
+            slice=case.geometry.to_source_slice(z),
+            method=prediction.method,
+            member=prediction.member,
+            n_samples=prediction.n_samples,
+            dice=scores.dice,
+            jaccard=scores.jaccard,
+            hd95_mm=scores.hd95_mm,
+            empty=scores.empty_prediction,
+            predicted_mm2=float(np.count_nonzero(prediction.mask[z]) * y_mm * x_mm),
+            truth_mm2=float(np.count_nonzero(truth[z]) * y_mm * x_mm),
+        )
+
+
+def _measure_volume(
+    case: Case, patient: str, truth: Mask, prediction: _Prediction, region: ZRange
+) -> CaseRow:
+    here = slice(*region)
+    scores = compute_scores(prediction.mask[here], truth[here], case.geometry.spacing_mm)
+    assert scores.predicted_ml is not None
+    assert scores.truth_ml is not None
+    ends = [case.geometry.to_source_slice(z) for z in (region[0], region[1] - 1)]
+    return CaseRow(
+        case=case.name,
+        patient=patient,
+        first_slice=min(ends),
+        last_slice=max(ends),
+        whole_volume=region == (0, len(truth)),
+        method=prediction.method,
+        member=prediction.member,
+        n_samples=prediction.n_samples,
+        dice=scores.dice,
+        jaccard=scores.jaccard,
+        hd95_mm=scores.hd95_mm,
+        empty=scores.empty_prediction,
+        predicted_ml=scores.predicted_ml,
+        truth_ml=scores.truth_ml,
+        volume_error_ml=scores.predicted_ml - scores.truth_ml,
+    )
+
+
+def _measure_maps(
+    case: Case, patient: str, ensemble: Ensemble, brain: Mask, z_range: ZRange
+) -> tuple[list[UncertaintyRow], list[CalibrationRow]]:
+    """Judge the maps of the first member alone and of the ensemble, of both kinds."""
+    assert case.wt_truth is not None
+    here = slice(*z_range)
+    truth, region = case.wt_truth[here], brain[here]
+    masks = ensemble.members_uint8()[:, here] >= MASK_LEVEL
+    distance = compute_energy_distance(masks, truth)
+    confidence = compute_mean_pairwise_dice(masks)
+    uncertainty: list[UncertaintyRow] = []
+    curves: list[CalibrationRow] = []
+    kinds: tuple[tuple[str, MapKind, int], ...] = (
+        (RUN, PROBABILITIES, 1),
+        (PROBABILITIES, PROBABILITIES, ensemble.n_members),
+        (MASKS, MASKS, ensemble.n_members),
+    )
+    for method, of, k in kinds:
+        calibration = compute_calibration(ensemble.mean_map(k, of)[here], truth, region)
+        error = ensemble.wt_mask(k=k, of=of)[here] != truth
+        detection = compute_error_detection(ensemble.variance_map(k, of)[here], error, region)
+        spread = method != RUN
+        uncertainty.append(
+            UncertaintyRow(
+                case=case.name,
+                patient=patient,
+                method=method,
+                n_samples=k,
+                n_voxels=detection.n_voxels,
+                n_errors=detection.n_errors,
+                ece=calibration.ece,
+                brier=calibration.brier,
+                error_auroc=detection.auroc,
+                error_auprc=detection.auprc,
+                error_best_dice=detection.best_dice,
+                diversity=distance.diversity if spread else None,
+                confidence=confidence if spread else None,
+                ged_squared=distance.ged_squared if spread else None,
+            )
+        )
+        bins = zip(
+            calibration.counts, calibration.predicted_sums, calibration.observed_sums, strict=True
+        )
+        curves.extend(
+            CalibrationRow(case.name, patient, method, number, *values)
+            for number, values in enumerate(bins)
+        )
+    return uncertainty, curves
