@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -289,31 +288,3 @@ def test_members_that_are_not_sampled_cost_no_memory():
 
     assert resident_mb() - before < 150  # two blocks would be 536 MB
     assert ensemble.n_complete() == 20
-
-
-def test_live_use_at_brats_size_is_quick():
-    ensemble = Ensemble(10, BRATS_SHAPE)
-    rng = np.random.default_rng(0)
-    levels = rng.integers(0, 256, BRATS_SHAPE[1:], dtype=np.uint8)
-    for member in range(10):
-        for z in range(BRATS_SHAPE[0]):
-            ensemble.add(member, z, levels)
-
-    def best_s(function, repeats=3):
-        times_s = []
-        for repeat in range(repeats):
-            start = time.perf_counter()
-            function(repeat)
-            times_s.append(time.perf_counter() - start)
-        return min(times_s)
-
-    mean, variance, mask = ensemble.mean_map(), ensemble.variance_map(), ensemble.wt_mask()
-
-    def add_one(repeat):
-        ensemble.add(repeat % 10, 80, levels)
-        ensemble.update_slice(80, mean=mean, variance=variance, mask=mask)
-
-    # About five times what an idle core needs, so that a busy machine does not fail the test.
-    assert best_s(add_one, 20) < 0.002
-    assert best_s(lambda repeat: ensemble.mean_map(10 if repeat % 2 else 1)) < 0.25
-    assert best_s(lambda _: ensemble.wt_mask(0.3)) < 0.05
