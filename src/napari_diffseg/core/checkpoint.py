@@ -108,7 +108,10 @@ def save_checkpoint(
     }
     temporary = path.with_name(path.name + ".tmp")
     try:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the umask wants it; safetensors makes it private
         save_file(tensors, temporary, {HEADER_KEY: json.dumps(header, sort_keys=True)})
+        temporary.chmod(mode)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

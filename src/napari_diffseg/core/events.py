@@ -22,9 +22,8 @@ class CancelToken:
         """Ask the run to stop before its next step."""
         self._event.set()
 
-    @property
-    def cancelled(self) -> bool:
-        """Whether somebody asked."""
+    def is_set(self) -> bool:
+        """Return whether somebody asked."""
         return self._event.is_set()
 
 

@@ -93,9 +93,7 @@ class DiffusionModel(nn.Module):
         self.config = config
         self.diffusion = diffusion
         self.denoiser = UNet(config.denoiser)
-        self.prior_encoder = (
-            None if config.prior_encoder is None else UNet(config.prior_encoder)
-        )
+        self.prior_encoder = None if config.prior_encoder is None else UNet(config.prior_encoder)
 
     def encode_prior(self, prior_image: Tensor) -> EncodedPrior:
         """Return what the denoiser needs of ``prior_image`` (B, 4, Y, X) in [0, 1]."""
@@ -113,7 +111,8 @@ class DiffusionModel(nn.Module):
         # enter the sum as they are, so the denoiser starts from the encoder's answer.
         squashed = torch.tanh(prior.image.float() / 4.0).to(prior.image.dtype)
         pair = torch.cat([x_t.to(squashed.dtype), squashed], dim=1)
-        return prior.image + self.denoiser(pair, t, prior.features)
+        correction: Tensor = self.denoiser(pair, t, prior.features)
+        return prior.image + correction
 
     def bind(self, prior: EncodedPrior) -> Denoiser:
         """Return the denoiser of one batch of slices, as samplers take it."""

@@ -73,8 +73,8 @@ class Window:
         """Return (..., Y, X) of the window for slices (..., Y, X) on the case's grid."""
         stack = resample_slices(stack, self.grid_shape)
         out = np.zeros((*stack.shape[:-2], *self.shape), np.float32)
-        inside, outside = self._overlap()
-        out[(..., *inside)] = stack[(..., *outside)]
+        (y, x), (source_y, source_x) = self._overlap()
+        out[..., y, x] = stack[..., source_y, source_x]
         return out
 
     def restore(self, stack: FloatArray) -> FloatArray:
@@ -83,17 +83,17 @@ class Window:
         What lies outside of the window is 0.
         """
         out = np.zeros((*stack.shape[:-2], *self.grid_shape), np.float32)
-        inside, outside = self._overlap()
-        out[(..., *outside)] = stack[(..., *inside)]
+        (y, x), (source_y, source_x) = self._overlap()
+        out[..., source_y, source_x] = stack[..., y, x]
         return resample_slices(out, self.source_shape)
 
-    def _overlap(self) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    def _overlap(self) -> tuple[list[slice], list[slice]]:
         inside, outside = [], []
         for start, length, size in zip(self.start, self.shape, self.grid_shape, strict=True):
             first, last = max(start, 0), min(start + length, size)
             outside.append(slice(first, last))
             inside.append(slice(first - start, last - start))
-        return tuple(inside), tuple(outside)
+        return inside, outside
 
 
 def resample_slices(stack: FloatArray, shape: tuple[int, int]) -> FloatArray:

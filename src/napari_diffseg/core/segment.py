@@ -117,10 +117,10 @@ def _segment(
         try:
             network.to(device)
             final: Tensor | None = None
-            for step, x_t in enumerate(
-                _iter_batch(case, model, params, schedule, prepared, rows, batch, device, cancel),
-                start=1,
-            ):
+            states = _iter_batch(
+                case, model, params, schedule, prepared, rows, batch, device, cancel
+            )
+            for step, x_t in enumerate(states, start=1):
                 yield StepDone(step, len(schedule), len(batch))
                 final = x_t
         except (RuntimeError, MemoryError) as error:
@@ -129,7 +129,7 @@ def _segment(
             device, batch_size, message = _downgrade(error, device, batch_size)
             yield Downgraded(message, str(device), batch_size)
             continue
-        if cancel.cancelled and (final is None or step < len(schedule)):
+        if cancel.is_set() and (final is None or step < len(schedule)):
             yield Cancelled()
             return
         assert final is not None
@@ -221,7 +221,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     text = str(error).lower()
-    return any(hint in text for hint in ("out of memory", "can't allocate memory", "not enough mem"))
+    hints = ("out of memory", "can't allocate memory", "not enough memory")
+    return any(hint in text for hint in hints)
 
 
 def _downgrade(
@@ -266,7 +267,7 @@ def _iter_batch(
     cancel: CancelToken,
 ) -> Iterator[Tensor]:
     """Yield the state after each step; stop early when cancelled."""
-    if cancel.cancelled:
+    if cancel.is_set():
         return
     generators = [
         make_generator(params.seed, job.member, case.geometry.to_source_slice(job.z))
@@ -276,17 +277,17 @@ def _iter_batch(
     draw_noise = _noise_source(generators, shape, device)
     denoiser = _bind(model, prepared, [rows[job.z] for job in batch], device)
     for state in iter_sample(
-        params.sampler, denoiser, schedule, draw_noise(), draw_noise, eta=params.eta
+        params.sampler, denoiser, schedule, draw_noise(), lambda _: draw_noise(), eta=params.eta
     ):
         yield state.x_t
-        if cancel.cancelled:
+        if cancel.is_set():
             return
 
 
 def _noise_source(
     generators: Sequence[torch.Generator], shape: tuple[int, ...], device: torch.device
-) -> Callable[..., Tensor]:
-    def draw(like: Tensor | None = None) -> Tensor:
+) -> Callable[[], Tensor]:
+    def draw() -> Tensor:
         return torch.stack([torch.randn(shape, generator=g) for g in generators]).to(device)
 
     return draw

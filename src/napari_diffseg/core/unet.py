@@ -120,7 +120,8 @@ class AttentionBlock(nn.Module):
         flat = x.flatten(2)
         query, key, value = self.qkv(self.norm(flat)).transpose(1, 2).chunk(3, dim=2)
         attended = F.scaled_dot_product_attention(query, key, value)
-        return x + self.projection(attended.transpose(1, 2)).reshape(x.shape)
+        out: Tensor = x + self.projection(attended.transpose(1, 2)).reshape(x.shape)
+        return out
 
 
 class Downsample(nn.Module):
@@ -255,7 +256,8 @@ class UNet(nn.Module):
             x = F.pixel_unshuffle(x, config.patch_size)
         if context is not None:
             x = torch.cat([x, context.to(x.dtype)], dim=1)
-        x = self.stem(x.contiguous(memory_format=torch.channels_last))
+        # The memory layout of every activation follows the weights' from here on.
+        x = self.stem(x)
 
         skips = [x]
         for module in self.down:
