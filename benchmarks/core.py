@@ -1,6 +1,6 @@
 """How long the core takes at BraTS size (155x240x240): medians of several repeats, in ms.
 
-    python benchmarks/core.py
+python benchmarks/core.py
 """
 
 from __future__ import annotations
