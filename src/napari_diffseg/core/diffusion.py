@@ -89,8 +89,9 @@ class Denoiser(Protocol):
 
 def gather(table: FloatArray, row: Tensor, like: Tensor) -> Tensor:
     """Return ``table[row]`` (B,) as (B, 1, 1, 1) with the device and type of ``like``."""
-    values = torch.from_numpy(np.asarray(table))[row.cpu()]
-    return values.to(like.device, like.dtype).view(-1, *(1,) * (like.ndim - 1))
+    values = torch.from_numpy(table)[row.cpu()]  # shares the table's memory; only B values move
+    # The type first: not every device has float64.
+    return values.to(like.dtype).to(like.device).view(-1, *(1,) * (like.ndim - 1))
 
 
 def q_sample(x_0: Tensor, row: Tensor, noise: Tensor, schedule: NoiseSchedule) -> Tensor:
