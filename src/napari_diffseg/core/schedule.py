@@ -110,7 +110,7 @@ def make_schedule(name: ScheduleName, num_train_timesteps: int) -> NoiseSchedule
         betas = np.linspace(scale * 1e-4, scale * 0.02, num_train_timesteps, dtype=np.float64)
         if betas[-1] >= 1.0:
             raise ParameterError("A linear schedule needs more than 20 training steps.")
-        return NoiseSchedule(np.cumprod(1.0 - betas), steps)
+        return NoiseSchedule(np.cumprod(1.0 - betas, dtype=np.float64), steps)
     if name == "cosine":
         u = (steps + 1.0) / (num_train_timesteps + 1.0)
         return NoiseSchedule(np.cos(0.5 * np.pi * u) ** 2, steps)
