@@ -1,0 +1,247 @@
+"""Cases and results as napari layers: geometry, units, colour maps, fixed contrast. No Qt.
+
+A layer of ours carries a tag, ``layer.metadata["diffseg"]``, which says what it is; layers are
+found by it and never by their names. All of them have millimetres and axis labels, because one
+layer without units takes the units away from the whole viewer. World coordinates are -(RAS mm).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from napari_diffseg.core.brats import MODALITIES
+
+if TYPE_CHECKING:
+    from napari.components import Dims
+    from napari.layers import Layer
+    from napari.utils.colormaps import Colormap
+    from numpy.typing import NDArray
+
+    from napari_diffseg.core.brats import Case
+    from napari_diffseg.core.geometry import Geometry
+
+TAG = "diffseg"
+
+Role = Literal["image", "truth", "samples", "mean", "variance", "mask"]
+LayerData = tuple[Any, dict[str, Any], str]
+
+MASK_COLOUR = "#56b4e9"
+"""Sky blue: one of Okabe and Ito's colours, all of which colour-blind people can tell apart."""
+TRUTH_COLOUR = "#e69f00"
+"""Orange, of the same set, and the one that is farthest from sky blue."""
+
+MODALITY_NAMES = {"t1": "T1", "t1ce": "T1ce", "t2": "T2", "flair": "FLAIR"}
+RESULT_NAMES = {
+    "samples": "Samples",
+    "variance": "Variance",
+    "mean": "Mean probability",
+    "mask": "Mask",
+}
+_TRANSPARENT_BELOW = 0.1  # share of the colour map over which it fades in
+
+
+def get_tag(layer: Layer) -> dict[str, Any] | None:
+    """Return the tag of a layer of ours; None for the user's, also for copies of ours.
+
+    A tag has these keys:
+
+    - ``role``: what the layer shows;
+    - ``case``: the name of the case, and ``source``: the `Case` itself, with its grid;
+    - ``modality`` of an image; ``run``, the id of the run that made a result, and its parameters;
+    - ``created_s``: when it was made, `time.monotonic()`.
+    """
+    tag = layer.metadata.get(TAG)
+    is_copy = layer.source.parent is not None
+    return tag if isinstance(tag, dict) and "source" in tag and not is_copy else None
+
+
+def find_layers(
+    layers: Iterable[Layer], role: Role | None = None, case: Case | None = None
+) -> list[Layer]:
+    """Return our layers with this role and of this case, in the order of the list."""
+    found = []
+    for layer in layers:
+        tag = get_tag(layer)
+        if tag and role in (None, tag["role"]) and (case is None or tag["source"] is case):
+            found.append(layer)
+    return found
+
+
+def find_cases(layers: Iterable[Layer]) -> list[Case]:
+    """Return the cases of which an image is there, in order of their appearance."""
+    tags = [get_tag(layer) for layer in find_layers(layers, role="image")]
+    return list({id(tag["source"]): tag["source"] for tag in tags if tag}.values())
+
+
+def _make_tag(role: Role, case: Case, **more: Any) -> dict[str, Any]:
+    tag = {"role": role, "case": case.name, "source": case, "created_s": time.monotonic(), **more}
+    return {TAG: tag}
+
+
+def make_grid(geometry: Geometry) -> dict[str, Any]:
+    """Return the layer parameters of a (Z, Y, X) array on this grid."""
+    return {
+        "scale": geometry.spacing_mm,
+        "translate": geometry.translate_mm,
+        "units": ("mm", "mm", "mm"),
+        "axis_labels": ("z", "y", "x"),
+    }
+
+
+def make_sample_grid(geometry: Geometry) -> dict[str, Any]:
+    """Return the layer parameters of a (sample, Z, Y, X) array on this grid."""
+    return {
+        "scale": (1.0, *geometry.spacing_mm),
+        "translate": (0.0, *geometry.translate_mm),
+        "units": ("dimensionless", "mm", "mm", "mm"),
+        "axis_labels": ("sample", "z", "y", "x"),
+    }
+
+
+def make_case_layers(case: Case) -> list[LayerData]:
+    """Return the images, FLAIR on top and visible, and the outline of the truth if there is one."""
+    layers: list[LayerData] = [
+        (
+            case.prior_image[MODALITIES.index(modality)],
+            {
+                "name": f"{name} · {case.name}",
+                "visible": modality == "flair",
+                "colormap": "gray",
+                "contrast_limits": _contrast_limits(case.prior_image[MODALITIES.index(modality)]),
+                "metadata": _make_tag("image", case, modality=modality),
+                **make_grid(case.geometry),
+            },
+            "image",
+        )
+        for modality, name in MODALITY_NAMES.items()
+    ]
+    if case.wt_truth is not None:
+        name = f"Ground truth · {case.name}"
+        tag = _make_tag("truth", case)
+        layers.append(_outline(case.wt_truth, name, TRUTH_COLOUR, tag, case.geometry))
+    return layers
+
+
+def make_result_layers(
+    case: Case,
+    run: str,
+    samples: NDArray[np.uint8],
+    mean: NDArray[np.float32],
+    variance: NDArray[np.float32],
+    mask: NDArray[np.uint8],
+    details: Mapping[str, Any],
+) -> dict[Role, LayerData]:
+    """Return the layers of an ensemble, lowest first; the arrays are shown, not copied.
+
+    Parameters
+    ----------
+    case, run, details
+        For the tags.
+    samples : (S, Z, Y, X) uint8, 255 for p = 1
+    mean : (Z, Y, X) float32 in [0, 1]
+    variance : (Z, Y, X) float32 in [0, 0.25]
+    mask : (Z, Y, X) uint8, 0 or 1
+    """
+
+    def tag(role: Role) -> dict[str, Any]:
+        return _make_tag(role, case, run=run, **details)
+
+    def image(
+        role: Role, data: NDArray[Any], colormap: str, limits: tuple[float, float]
+    ) -> LayerData:
+        grid = make_sample_grid if data.ndim == 4 else make_grid
+        parameters = {
+            "name": f"{RESULT_NAMES[role]} · {case.name}",
+            "visible": role == "mean",
+            "colormap": make_fading_colormap(colormap),
+            "contrast_limits": limits,
+            "blending": "translucent",
+            "opacity": 0.5,
+            "metadata": tag(role),
+            **grid(case.geometry),
+        }
+        return data, parameters, "image"
+
+    name = f"{RESULT_NAMES['mask']} · {case.name}"
+    return {
+        "samples": image("samples", samples, "magma", (0, 255)),
+        "variance": image("variance", variance, "viridis", (0.0, 0.25)),
+        "mean": image("mean", mean, "magma", (0.0, 1.0)),
+        "mask": _outline(mask, name, MASK_COLOUR, tag("mask"), case.geometry),
+    }
+
+
+def make_fading_colormap(name: str) -> Colormap:
+    """Return a perceptually uniform colour map whose zero is transparent, so that MRI shows."""
+    from napari.utils.colormaps import Colormap, ensure_colormap
+
+    at = np.linspace(0, 1, 256)
+    colors = np.array(ensure_colormap(name).map(at))
+    colors[:, 3] = np.clip(at / _TRANSPARENT_BELOW, 0, 1)
+    return Colormap(colors, name=f"{name} from transparent")
+
+
+def draw_outline(layer: Layer) -> None:
+    """Draw a mask as its outline, which a reader cannot ask for."""
+    layer.contour = 1
+    layer.opacity = 1.0
+
+
+def find_slice(dims: Dims, geometry: Geometry) -> int:
+    """Return the canonical slice that the viewer shows (or showed, when it is turned)."""
+    axis = dims.ndim - 3
+    if axis < 0:
+        return 0
+    position = (dims.point[axis] - geometry.translate_mm[0]) / geometry.spacing_mm[0]
+    return int(np.clip(round(float(position)), 0, geometry.shape[0] - 1))
+
+
+def slice_position_mm(geometry: Geometry, z: int) -> float:
+    """Return the world coordinate of a canonical slice."""
+    return geometry.translate_mm[0] + z * geometry.spacing_mm[0]
+
+
+def describe_slices(z_indices: Sequence[int] | NDArray[np.int64], geometry: Geometry) -> str:
+    """Name canonical slices by the numbers that the file has: "slice 71", "slices 20-30, 40"."""
+    numbers = sorted(geometry.to_source_slice(int(z)) for z in z_indices)
+    if not numbers:
+        return "no slice"
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    parts = [str(first) if first == last else f"{first}–{last}" for first, last in runs]
+    text = ", ".join(parts if len(parts) <= 3 else [*parts[:3], "…"])
+    return f"slice {text}" if len(numbers) == 1 else f"slices {text}"
+
+
+def _outline(
+    mask: NDArray[Any], name: str, colour: str, metadata: dict[str, Any], geometry: Geometry
+) -> LayerData:
+    from napari.utils.colormaps import DirectLabelColormap
+
+    colormap = DirectLabelColormap(color_dict={None: "transparent", 0: "transparent", 1: colour})
+    parameters = {
+        "name": name,
+        "colormap": colormap,
+        "opacity": 0.4,
+        "metadata": metadata,
+        **make_grid(geometry),
+    }
+    return mask.view(np.uint8), parameters, "labels"
+
+
+def _contrast_limits(image: NDArray[np.float32]) -> tuple[float, float]:
+    """From background to the 99.5th percentile of the brain (of every 7th voxel, for speed)."""
+    values = image.reshape(-1)[::7]
+    values = values[values != 0]
+    if not values.size:
+        return float(image.min()), float(image.max())
+    low, high = np.percentile(values, [0.5, 99.5])
+    return min(0.0, float(low)), max(float(high), float(low) + 1e-6)
