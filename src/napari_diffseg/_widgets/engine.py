@@ -1,0 +1,196 @@
+"""From a request to a stream of events: loads, prepares and samples. No Qt; runs in any thread."""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from napari_diffseg._widgets.plan import Part, plan_parts
+from napari_diffseg.core.events import Cancelled, CancelToken, Event, Failed, Finished, Started
+from napari_diffseg.core.params import SamplerName, SegmentParams
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from napari_diffseg.core.brats import Case
+    from napari_diffseg.core.checkpoint import LoadedModel, ModelCard
+    from napari_diffseg.core.preprocessing import PreparedCase
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What the user asked for; None stands for what the model's card recommends."""
+
+    case: Case
+    model_path: Path | None
+    """None: the bundled model."""
+    n_samples: int
+    n_steps: int | None
+    sampler: SamplerName | None
+    seed: int
+    device: str
+    z_range: tuple[int, int] | None
+    priority_z: int
+    sampled: NDArray[np.bool_]
+    """(S, Z): slices of members that are there already; S is at least `n_samples`."""
+
+
+@dataclass(frozen=True)
+class Preparing:
+    """Something takes a moment before the first sample."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class ModelReady:
+    """The model is loaded, so now it is known what it recommends, and what torch can use."""
+
+    card: ModelCard
+    sha256: str
+    devices: tuple[str, ...]
+    auto_device: str
+
+
+@dataclass(frozen=True)
+class NothingToDo:
+    """Every sample that was asked for is there already."""
+
+
+RunEvent = Event | Preparing | ModelReady | NothingToDo
+
+
+class Engine:
+    """What a run needs of the core, imported when it is needed; tests replace the functions.
+
+    The model and the prepared images that were used last are kept.
+    """
+
+    def __init__(
+        self,
+        load_model: Callable[[Path | None], LoadedModel] | None = None,
+        segment: Callable[..., Iterator[Event]] | None = None,
+    ) -> None:
+        self._load_model = load_model or _load_model
+        self._segment = segment
+        self._model: tuple[tuple[Path | None, int], LoadedModel] | None = None
+        self._prepared: tuple[weakref.ref[Case], LoadedModel, PreparedCase] | None = None
+
+    def load(self, path: Path | None) -> LoadedModel:
+        """Return the model, from memory if the file has not changed since."""
+        key = get_version(path)
+        if self._model is None or self._model[0] != key:
+            self._model = None
+            self._model = key, self._load_model(path)
+        return self._model[1]
+
+    def prepare(self, case: Case, model: LoadedModel) -> PreparedCase:
+        """Return the network's view of a case, from memory if it was used last."""
+        from napari_diffseg.core.preprocessing import prepare_case
+
+        kept = self._prepared
+        if kept is None or kept[0]() is not case or kept[1] is not model:
+            self._prepared = None
+            prepared = prepare_case(case, model.preprocessing)
+            kept = self._prepared = (weakref.ref(case), model, prepared)
+        return kept[2]
+
+    def forget_case(self, case: Case) -> None:
+        """Let go of the images of a case that is closed."""
+        if self._prepared is not None and self._prepared[0]() in (case, None):
+            self._prepared = None
+
+    def segment(self, *args: Any) -> Iterator[Event]:
+        """Call `napari_diffseg.core.segment.segment`."""
+        if self._segment is None:
+            from napari_diffseg.core.segment import segment
+
+            self._segment = segment
+        return self._segment(*args)
+
+
+def get_version(path: Path | None) -> tuple[Path | None, int]:
+    """Tell a model file from another one that was written over it."""
+    return path, path.stat().st_mtime_ns if path is not None and path.is_file() else 0
+
+
+def iter_run(request: Request, engine: Engine, cancel: CancelToken) -> Iterator[RunEvent]:
+    """Load, prepare, and sample what is missing.
+
+    The events of `segment()`, as if all were one run of it, with `Preparing` and `ModelReady`
+    before them. The last one is `Finished`, `Cancelled`, `Failed` or `NothingToDo`.
+    """
+    began = time.perf_counter()
+    yield Preparing("Loading the model …")
+    model = engine.load(request.model_path)
+    yield ModelReady(model.card, model.sha256, *find_devices())
+    if cancel.is_set():
+        yield Cancelled()
+        return
+    yield Preparing("Preparing the images …")
+    prepared = engine.prepare(request.case, model)
+    first, end = request.z_range or (0, request.case.geometry.shape[0])
+    wanted = [int(z) for z in prepared.z_indices if first <= z < end]
+    parts = plan_parts(request.sampled, wanted, request.n_samples, request.priority_z)
+    if wanted and not parts:
+        yield NothingToDo()
+        return
+    # Without a slice of brain nothing is planned, and segment() says what is wrong.
+    for index, part in enumerate(parts or [Part((first, end - 1), range(request.n_samples))]):
+        params = _make_params(request, model.card, part)
+        for event in engine.segment(request.case, model, params, cancel, prepared):
+            if isinstance(event, Started):
+                if index == 0:
+                    yield _merge(event, parts)
+            elif not isinstance(event, Finished):
+                yield event
+            if isinstance(event, Cancelled | Failed):
+                return
+    yield Finished(time.perf_counter() - began)
+
+
+def find_devices() -> tuple[tuple[str, ...], str]:
+    """Return the names of torch's devices on this machine, and the one that "auto" stands for."""
+    import torch
+
+    from napari_diffseg.core.segment import resolve_device
+
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    names = ("cpu", *(name for name, is_there in available.items() if is_there))
+    return names, str(resolve_device("auto"))
+
+
+def _make_params(request: Request, card: ModelCard, part: Part) -> SegmentParams:
+    return SegmentParams(
+        n_samples=len(part.members),
+        first_member=part.members.start,
+        n_steps=request.n_steps or card.recommended_steps,
+        sampler=request.sampler or card.recommended_sampler,
+        seed=request.seed,
+        z_range=(min(part.z_indices), max(part.z_indices) + 1),
+        priority_z=request.priority_z,
+        device=request.device,
+    )
+
+
+def _merge(event: Started, parts: Sequence[Part]) -> Started:
+    """Announce all parts as one run."""
+    return Started(
+        z_indices=tuple(dict.fromkeys(z for part in parts for z in part.z_indices)),
+        members=tuple(sorted({member for part in parts for member in part.members})),
+        n_steps=event.n_steps,
+        device=event.device,
+        batch_size=event.batch_size,
+        n_network_calls=sum(part.n_samples for part in parts) * event.n_steps,
+    )
+
+
+def _load_model(path: Path | None) -> LoadedModel:
+    from napari_diffseg.core.checkpoint import bundled_checkpoint, load_checkpoint
+
+    return load_checkpoint(bundled_checkpoint() if path is None else path)

@@ -1,0 +1,111 @@
+"""How the ensemble is looked at: members, threshold, kind of map, overlay. Nothing is sampled."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import QLabel, QSlider
+
+from napari_diffseg._widgets.form import Form, Row, describe, make_chooser
+from napari_diffseg._widgets.run import View
+
+Overlay = Literal["mean", "variance", "none"]
+
+_PERCENT = 100
+
+
+class EnsembleSection(Form):
+    """Sliders that act at once."""
+
+    view_changed = Signal()
+    overlay_changed = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.members = _slider(1, 1, 1)
+        describe(
+            self.members,
+            "Members used",
+            "Make mean, variance and mask from the first so many samples. Nothing is drawn anew; "
+            "for more, raise Samples and press the button again.",
+        )
+        self.threshold = _slider(1, _PERCENT - 1, _PERCENT // 2)
+        describe(
+            self.threshold,
+            "Threshold",
+            "The mask is where the mean is above this. 0.5 is the paper's.",
+        )
+        self.members_text, self.threshold_text = _number("100 of 1000"), _number("0.000")
+        self.kind = make_chooser()
+        self.kind.addItem("probabilities", "probabilities")
+        self.kind.addItem("masks, as in the paper", "masks")
+        describe(
+            self.kind,
+            "Mean of",
+            "Mean and variance of the samples' probabilities, or of their masks (each sample cut "
+            "at 0.5 first), as in the paper. With 5 masks the mean has six levels only, and finds "
+            "errors worse.",
+        )
+        self.overlay = make_chooser()
+        self.overlay.addItem("mean probability", "mean")
+        self.overlay.addItem("variance", "variance")
+        self.overlay.addItem("outlines only", "none")
+        describe(
+            self.overlay,
+            "Overlay",
+            "The map that lies over the images. Variance runs from 0 to 0.25, the most that a "
+            "probability can have: high where the samples do not know.",
+        )
+        self.add_row("Members used", Row(self.members, self.members_text, stretch=0))
+        self.add_row("Threshold", Row(self.threshold, self.threshold_text, stretch=0))
+        self.add_row("Mean of", self.kind)
+        self.add_row("Overlay", self.overlay)
+        for slider in (self.members, self.threshold):
+            slider.valueChanged.connect(self._change)
+        self.kind.currentIndexChanged.connect(self._change)
+        self.overlay.currentIndexChanged.connect(self.overlay_changed)
+        self._show_numbers()
+
+    def view(self) -> View:
+        """Return what is chosen."""
+        return View(
+            k=self.members.value(),
+            threshold=self.threshold.value() / _PERCENT,
+            of=self.kind.currentData(),
+        )
+
+    def chosen_overlay(self) -> Overlay:
+        """Return the map that is to be seen."""
+        overlay: Overlay = self.overlay.currentData()
+        return overlay
+
+    def set_members(self, n_members: int, k: int) -> None:
+        """Offer the first 1 to `n_members`, and choose `k`, without telling anybody."""
+        self.members.blockSignals(True)
+        self.members.setRange(1, max(n_members, 1))
+        self.members.setValue(k)
+        self.members.blockSignals(False)
+        self._show_numbers()
+
+    def _change(self) -> None:
+        self._show_numbers()
+        self.view_changed.emit()
+
+    def _show_numbers(self) -> None:
+        self.members_text.setText(f"{self.members.value()} of {self.members.maximum()}")
+        self.threshold_text.setText(f"{self.threshold.value() / _PERCENT:.2f}")
+
+
+def _slider(low: int, high: int, value: int) -> QSlider:
+    slider = QSlider(Qt.Orientation.Horizontal)
+    slider.setRange(low, high)
+    slider.setValue(value)
+    return slider
+
+
+def _number(widest: str) -> QLabel:
+    label = QLabel()
+    label.setFixedWidth(label.fontMetrics().horizontalAdvance(widest))
+    label.setAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
+    return label

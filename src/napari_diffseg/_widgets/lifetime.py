@@ -1,0 +1,53 @@
+"""Tells a widget when it is taken out of its window, or the window is closed.
+
+napari stops no worker when a viewer closes, and the x of a dock only takes the widget out of it, so
+a widget that has work going on must notice for itself. Only public Qt is used.
+"""
+
+from __future__ import annotations
+
+from qtpy.QtCore import QEvent, QObject, Signal
+from qtpy.QtWidgets import QWidget
+
+
+class Lifetime(QObject):
+    """Watches a widget and the outermost window that it is in."""
+
+    ended = Signal()
+    began = Signal()
+
+    def __init__(self, widget: QWidget) -> None:
+        super().__init__(widget)
+        self._widget = widget
+        self._window: QWidget | None = None
+        widget.installEventFilter(self)
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802 (Qt's name)
+        """Look at events and let them pass."""
+        if watched is self._widget:
+            if event.type() == QEvent.Type.ParentChange:
+                if self._widget.parentWidget() is None:
+                    self._watch(None)
+                    self.ended.emit()
+                else:
+                    self.began.emit()
+            elif event.type() == QEvent.Type.Show:
+                self._watch(_outermost(self._widget))
+        elif watched is self._window and event.type() == QEvent.Type.Close:
+            self.ended.emit()
+        return False
+
+    def _watch(self, window: QWidget | None) -> None:
+        if window is self._window or window is self._widget:
+            return
+        if self._window is not None:
+            self._window.removeEventFilter(self)
+        self._window = window
+        if window is not None:
+            window.installEventFilter(self)
+
+
+def _outermost(widget: QWidget) -> QWidget:
+    """Return the main window, also from inside a floating dock, which is a window of its own."""
+    parent = widget.parentWidget()
+    return widget if parent is None else _outermost(parent)

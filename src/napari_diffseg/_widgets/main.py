@@ -1,0 +1,277 @@
+"""The dock widget: puts the sections together and coordinates them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from napari.utils.notifications import show_error, show_warning
+from qtpy.QtWidgets import QVBoxLayout, QWidget
+
+from napari_diffseg._layers import describe_slices, find_slice
+from napari_diffseg._widgets.case_desk import CaseDesk
+from napari_diffseg._widgets.case_section import CaseSection
+from napari_diffseg._widgets.engine import Engine, ModelReady, NothingToDo
+from napari_diffseg._widgets.ensemble_section import EnsembleSection
+from napari_diffseg._widgets.form import STYLE, Column, Heading
+from napari_diffseg._widgets.lifetime import Lifetime
+from napari_diffseg._widgets.model_section import ModelSection
+from napari_diffseg._widgets.parameters_section import ParametersSection
+from napari_diffseg._widgets.readout_section import ReadoutSection
+from napari_diffseg._widgets.result_layers import ResultLayers
+from napari_diffseg._widgets.review import Review
+from napari_diffseg._widgets.run import Recipe, Run
+from napari_diffseg._widgets.run_section import RunSection, format_duration
+from napari_diffseg._widgets.runner import Runner
+from napari_diffseg.core.events import Cancelled, Failed, Finished, SampleDone
+
+if TYPE_CHECKING:
+    import napari
+
+    from napari_diffseg._widgets.engine import RunEvent
+    from napari_diffseg.core.brats import Case
+    from napari_diffseg.core.progress import Progress
+
+HINT = "Open a case to begin, or the sample (arrow)."
+
+
+class DiffsegWidget(QWidget):
+    """The dock widget "Diffusion segmentation".
+
+    Parameters
+    ----------
+    napari_viewer
+        The viewer that it works in.
+    engine
+        What runs call; tests bring their own.
+    """
+
+    def __init__(self, napari_viewer: napari.viewer.Viewer, engine: Engine | None = None) -> None:
+        super().__init__()
+        self._viewer = napari_viewer
+        self._is_following = False
+        self._n_drawn = self._n_planned = 0
+        self.cases = CaseSection()
+        self.model = ModelSection()
+        self.parameters = ParametersSection()
+        self.run = RunSection()
+        self.ensemble = EnsembleSection()
+        self.readout = ReadoutSection()
+        self._lay_out()
+        self._layers = ResultLayers(napari_viewer)
+        self._review = Review(napari_viewer, self._layers, self.ensemble, self.readout)
+        self._desk = CaseDesk(napari_viewer, self.cases, self)
+        self._runner = Runner(engine or Engine(), self)
+        self._lifetime = Lifetime(self)
+        self._connect()
+        self._follow_viewer()
+
+    # -- putting it together
+
+    def _lay_out(self) -> None:
+        self.setStyleSheet(STYLE)
+        column = Column(
+            self.cases,
+            self.model,
+            self.parameters,
+            self.run,
+            Heading("Review"),
+            self.ensemble,
+            self.readout,
+        )
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(column)
+
+    def _connect(self) -> None:
+        self._desk.current_changed.connect(self._change_case)
+        self._desk.closed.connect(self._close_case)
+        self._desk.reading.connect(self.run.status.setText)
+        self._desk.failed.connect(self._fail)
+        self.model.changed.connect(self._change_model)
+        self.parameters.changed.connect(self._show_idle)
+        self.run.start_wanted.connect(self._start)
+        self.run.cancel_wanted.connect(self._cancel)
+        self._runner.preparing.connect(self.run.status.setText)
+        self._runner.model_ready.connect(self._show_model)
+        self._runner.began.connect(self._begin)
+        self._runner.sampled.connect(self._take_sample)
+        self._runner.progressed.connect(self._show_progress)
+        self._runner.warned.connect(self._warn)
+        self._runner.ended.connect(self._end)
+        self._lifetime.ended.connect(self._shut_down)
+        self._lifetime.began.connect(self._follow_viewer)
+
+    def _follow_viewer(self) -> None:
+        if self._is_following:
+            return
+        self._is_following = True
+        self._viewer.dims.events.point.connect(self._show_slice)
+        self._desk.follow_viewer()
+        self._review.show_run(self._runner.find_run(self._desk.current))
+        self._show_idle()
+
+    def _shut_down(self) -> None:
+        """The dock or the window is going: stop what runs, and touch nothing any more."""
+        if not self._is_following:
+            return
+        self._is_following = False
+        self._runner.release()
+        self._review.release()
+        self._desk.leave_viewer()
+        self._viewer.dims.events.point.disconnect(self._show_slice)
+
+    # -- cases and choices
+
+    def _change_case(self, case: Case | None) -> None:
+        if case is not None:
+            self.parameters.set_geometry(case.geometry)
+        run = self._runner.find_run(case)
+        is_running = run is not None and self._runner.running_run is run
+        self._review.show_run(run, is_running=is_running)
+        self._show_slice()
+        self._show_idle()
+        if case is not None and case.geometry.is_oblique:
+            degrees = case.geometry.oblique_degrees
+            self.run.message.show_message(
+                "warning",
+                f"{case.name} was scanned obliquely ({degrees:.0f}°). It is shown upright on its "
+                "own grid; results are saved with the scan's own position.",
+            )
+
+    def _close_case(self, case: Case) -> None:
+        if self._runner.running_case is case:
+            self._runner.cancel()
+        self._runner.forget_case(case)
+
+    def _change_model(self) -> None:
+        model = self._runner.find_model(self.model.path)
+        if model is None:
+            self.parameters.forget_model()
+        else:
+            self._show_model(model)
+        self._show_idle()
+
+    def _show_model(self, model: ModelReady) -> None:
+        self.model.show_card(model)
+        self.parameters.show_model(model)
+
+    def _show_slice(self, event: object = None) -> None:  # noqa: ARG002 (napari passes it)
+        case = self._desk.current
+        if case is None:
+            self.parameters.show_slice(None)
+        else:
+            z = find_slice(self._viewer.dims, case.geometry)
+            self.parameters.show_slice(case.geometry.to_source_slice(z))
+
+    def _recipe(self) -> Recipe:
+        choices = self.parameters.choices()
+        return Recipe(
+            self.model.path, choices.n_steps, choices.sampler, choices.seed, choices.device
+        )
+
+    def _z_range(self, case: Case) -> tuple[int, int] | None:
+        """Canonical slices that are chosen; None is all of them."""
+        choices, geometry = self.parameters.choices(), case.geometry
+        if choices.region == "slice":
+            z = find_slice(self._viewer.dims, geometry)
+            return z, z + 1
+        if choices.region == "range":
+            ends = [
+                geometry.from_source_slice(k) for k in (choices.first_slice, choices.last_slice)
+            ]
+            return min(ends), max(ends) + 1
+        return None
+
+    # -- runs
+
+    def _show_idle(self) -> None:
+        """Say what the button would do now."""
+        if self._runner.is_running:
+            return
+        case = self._desk.current
+        if case is None:
+            self.run.set_state("no case")
+            self.run.status.setText(HINT)
+            return
+        run = self._runner.continues(case, self._recipe())
+        n_more = 0 if run is None else self.parameters.choices().n_samples - run.n_started
+        label = "Segment"
+        if run is not None and run.n_started and n_more > 0:
+            label = f"Add {n_more} sample{'s' if n_more > 1 else ''}"
+        self.run.set_state("ready", label)
+        self.run.status.setText("")
+
+    def _start(self) -> None:
+        case = self._desk.current
+        if case is None or self._runner.is_running:
+            return
+        self.run.message.clear()
+        self.run.set_progress(0)
+        self.run.set_state("running")
+        self.run.status.setText("Starting …")
+        self._runner.start(
+            case,
+            self._recipe(),
+            self.parameters.choices().n_samples,
+            self._z_range(case),
+            find_slice(self._viewer.dims, case.geometry),
+        )
+
+    def _cancel(self) -> None:
+        self.run.set_state("cancelling")
+        self._runner.cancel()
+
+    def _begin(self, run: Run, n_samples: int, replaced: Run | None) -> None:
+        self._n_drawn, self._n_planned = 0, n_samples
+        if replaced is not None and self.parameters.choices().keep_results:
+            self._layers.put_aside(replaced)
+        elif replaced is not None:
+            self._layers.remove(replaced)
+        self._layers.show(run, self.ensemble.chosen_overlay())
+        self._layers.update_members(run)
+        if run.case is self._desk.current:
+            self._review.begin(run)
+
+    def _take_sample(self, run: Run, sample: SampleDone) -> None:
+        self._n_drawn += 1
+        if self._review.run is run:
+            self._review.add(sample)
+
+    def _show_progress(self, progress: Progress) -> None:
+        self.run.set_progress(progress.fraction)
+        left = progress.remaining_s
+        if left is not None and self.run.state == "running":
+            text = f"{self._n_drawn} of {self._n_planned} samples"
+            self.run.status.setText(f"{text} · {format_duration(left)} left")
+
+    def _warn(self, text: str) -> None:
+        self.run.message.show_message("warning", text)
+        show_warning(text)
+
+    def _fail(self, text: str) -> None:
+        self.run.message.show_message("error", text)
+        show_error(text)
+        self._show_idle()
+
+    def _end(self, run: Run, event: RunEvent) -> None:
+        if self._review.run is run:
+            self._review.end()
+        self.run.set_progress(float(isinstance(event, Finished)))
+        self._show_idle()
+        if isinstance(event, Failed):
+            self._fail(event.message)
+        elif isinstance(event, NothingToDo):
+            self.run.message.show_message(
+                "info",
+                "These samples are there already. Raise Samples to add more, or change the seed "
+                "to draw others.",
+            )
+        elif isinstance(event, Cancelled):
+            self.run.status.setText(f"Cancelled. {self._n_drawn} samples were drawn and stay.")
+        elif isinstance(event, Finished):
+            done = np.flatnonzero(run.is_sampled)
+            where = describe_slices(done, run.case.geometry)
+            self.run.status.setText(
+                f"Done in {format_duration(event.elapsed_s)}: {self._n_drawn} samples, {where}."
+            )

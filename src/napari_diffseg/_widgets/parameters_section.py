@@ -1,0 +1,224 @@
+"""What to sample: which slices, how many samples, and how."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from qtpy.QtCore import Qt, Signal
+from qtpy.QtWidgets import (
+    QButtonGroup,
+    QCheckBox,
+    QLabel,
+    QRadioButton,
+    QSpinBox,
+    QToolButton,
+)
+
+from napari_diffseg._widgets.form import Form, Row, describe, make_chooser
+from napari_diffseg.core.params import SAMPLERS, SamplerName
+
+if TYPE_CHECKING:
+    from napari_diffseg._widgets.engine import ModelReady
+    from napari_diffseg.core.geometry import Geometry
+
+Region = Literal["slice", "range", "volume"]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The state of the section; slice numbers are those of the file, None is recommended."""
+
+    region: Region
+    first_slice: int
+    last_slice: int
+    n_samples: int
+    n_steps: int | None
+    seed: int
+    sampler: SamplerName | None
+    device: str
+    keep_results: bool
+
+
+class ParametersSection(Form):
+    """Region, samples, steps, seed; sampler and device under Advanced."""
+
+    changed = Signal()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._build_region()
+        self._build_numbers()
+        self._build_advanced()
+
+    def choices(self) -> Choices:
+        """Return what is chosen."""
+        regions: dict[QRadioButton, Region] = {
+            self.this_slice: "slice",
+            self.slice_range: "range",
+            self.whole_volume: "volume",
+        }
+        chosen = next(region for button, region in regions.items() if button.isChecked())
+        return Choices(
+            region=chosen,
+            first_slice=min(self.first.value(), self.last.value()),
+            last_slice=max(self.first.value(), self.last.value()),
+            n_samples=self.n_samples.value(),
+            n_steps=self.n_steps.value() or None,
+            seed=self.seed.value(),
+            sampler=self.sampler.currentData(),
+            device=self.device.currentText(),
+            keep_results=self.keep.isChecked(),
+        )
+
+    def set_geometry(self, geometry: Geometry) -> None:
+        """Offer the slice numbers that a case has."""
+        numbers = [geometry.to_source_slice(z) for z in range(geometry.shape[0])]
+        low, high = min(numbers), max(numbers)
+        for box, value in ((self.first, low), (self.last, high)):
+            box.blockSignals(True)
+            box.setRange(low, high)
+            box.setValue(value)
+            box.blockSignals(False)
+
+    def show_slice(self, number: int | None) -> None:
+        """Show the number of the slice on screen."""
+        self.this_slice.setText("This slice" if number is None else f"This slice ({number})")
+
+    def show_model(self, model: ModelReady) -> None:
+        """Show what the model recommends, and the devices that there are."""
+        self.n_steps.setSpecialValueText(f"auto {model.card.recommended_steps}")
+        self.sampler.setItemText(0, f"recommended ({model.card.recommended_sampler})")
+        for device in model.devices:
+            if self.device.findText(device) < 0:
+                self.device.addItem(device)
+
+    def forget_model(self) -> None:
+        """Another model was chosen: what it recommends is not known yet."""
+        self.n_steps.setSpecialValueText("auto")
+        self.sampler.setItemText(0, "recommended")
+
+    def _build_region(self) -> None:
+        self.this_slice = QRadioButton("This slice")
+        self.slice_range = QRadioButton("Slices")
+        self.whole_volume = QRadioButton("Whole volume")
+        self.this_slice.setChecked(True)
+        group = QButtonGroup(self)
+        for button in (self.this_slice, self.slice_range, self.whole_volume):
+            group.addButton(button)
+            button.toggled.connect(self.changed)
+        describe(
+            self.this_slice,
+            "This slice",
+            "Segment the axial slice on screen. Numbers of slices are those of the file, which "
+            "mostly count from the feet up; napari's own slider counts from the top.",
+        )
+        describe(self.slice_range, "Slices", "Segment the slices between these two, both included.")
+        describe(
+            self.whole_volume,
+            "Whole volume",
+            "Segment every slice that shows brain; the slice on screen comes first.",
+        )
+        self.first, self.last = QSpinBox(), QSpinBox()
+        for box, name in ((self.first, "First slice"), (self.last, "Last slice")):
+            describe(box, name, f"{name} of the range, as numbered in the file.")
+            box.setEnabled(False)
+            _make_plain(box)
+            box.valueChanged.connect(self.changed)
+            self.slice_range.toggled.connect(box.setEnabled)
+        self.add_row("Region", Row(self.this_slice, self.whole_volume))
+        self.add_row("", Row(self.slice_range, self.first, QLabel("to"), self.last))
+
+    def _build_numbers(self) -> None:
+        self.n_samples = _spin_box(1, 100, 5)
+        describe(
+            self.n_samples,
+            "Samples",
+            "How many masks to draw on each slice. Raise it after a run to add samples to the "
+            "same ensemble; those that are there are not drawn again.",
+        )
+        self.n_steps = _spin_box(0, 1000, 0)
+        self.n_steps.setSpecialValueText("auto")
+        describe(
+            self.n_steps,
+            "Steps",
+            "Sampling steps of each mask. “auto” is what the model's own card recommends. Fewer "
+            "steps are faster, and the samples differ less.",
+        )
+        self.seed = _spin_box(0, 999_999, 0)
+        describe(
+            self.seed,
+            "Seed",
+            "Decides the random numbers: the same seed gives the same samples on the same device. "
+            "Another seed starts a new run.",
+        )
+        _make_plain(self.n_steps)
+        _make_plain(self.seed)
+        steps, seed = QLabel("Steps"), QLabel("Seed")
+        self.add_row("Samples", Row(self.n_samples, steps, self.n_steps, seed, self.seed))
+
+    def _build_advanced(self) -> None:
+        self.advanced_button = QToolButton()
+        self.advanced_button.setText("Advanced")
+        self.advanced_button.setCheckable(True)
+        self.advanced_button.setAutoRaise(True)
+        self.advanced_button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        self.advanced_button.setArrowType(Qt.ArrowType.RightArrow)
+        self.advanced_button.toggled.connect(self._show_advanced)
+        describe(
+            self.advanced_button, "Advanced", "Show sampler, device and what becomes of results."
+        )
+        self.sampler = make_chooser()
+        self.sampler.addItem("recommended", None)
+        for name in SAMPLERS:
+            self.sampler.addItem(name, name)
+        describe(
+            self.sampler,
+            "Sampler",
+            "How a mask is drawn from noise. The spread of the samples depends on it, so compare "
+            "only maps of one sampler and number of steps.",
+        )
+        self.device = make_chooser()
+        self.device.addItems(["auto", "cpu"])
+        describe(
+            self.device,
+            "Device",
+            "“auto” takes the graphics card if there is one. Others are listed once the model is "
+            "loaded. When memory runs out the batch is halved, and at last the CPU is taken.",
+        )
+        self.keep = QCheckBox("Keep results of earlier runs")
+        describe(
+            self.keep,
+            "Keep results of earlier runs",
+            "A new run (another model, seed, sampler or number of steps) replaces the layers of "
+            "the run before. With this they stay, hidden, beside the new ones.",
+        )
+        self.advanced = Form()
+        self.advanced.add_row("Sampler", self.sampler)
+        self.advanced.add_row("Device", self.device)
+        self.advanced.add_row("", self.keep)
+        self.advanced.hide()
+        for box in (self.n_samples, self.n_steps, self.seed):
+            box.valueChanged.connect(self.changed)
+        for chooser in (self.sampler, self.device):
+            chooser.currentIndexChanged.connect(self.changed)
+        self.add_wide(self.advanced_button)
+        self.add_wide(self.advanced)
+
+    def _show_advanced(self, is_open: bool) -> None:
+        arrow = Qt.ArrowType.DownArrow if is_open else Qt.ArrowType.RightArrow
+        self.advanced_button.setArrowType(arrow)
+        self.advanced.setVisible(is_open)
+
+
+def _spin_box(low: int, high: int, value: int) -> QSpinBox:
+    box = QSpinBox()
+    box.setRange(low, high)
+    box.setValue(value)
+    return box
+
+
+def _make_plain(box: QSpinBox) -> None:
+    """Take the buttons away, for want of room; keys and wheel still work."""
+    box.setButtonSymbols(QSpinBox.ButtonSymbols.NoButtons)
+    box.setProperty("plain", True)

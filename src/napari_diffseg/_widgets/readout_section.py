@@ -1,0 +1,87 @@
+"""The numbers: volume with its interval, and the agreement with the truth."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QLabel
+
+from napari_diffseg._widgets.form import Form, Row, describe
+
+if TYPE_CHECKING:
+    from napari_diffseg._widgets.agreement import Overlap
+    from napari_diffseg.core.uncertainty import VolumeInterval
+
+DASH = "–"
+
+
+class ReadoutSection(Form):
+    """Volume, Dice, HD95, Jaccard, and the slices that they are about."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.volume, self.slices = QLabel(DASH), QLabel(DASH)
+        self.dice, self.hd95, self.jaccard = QLabel(), QLabel(), QLabel()
+        describe(
+            self.volume,
+            "Volume",
+            "Volume of the mask in millilitres. In brackets: the smallest and the largest member "
+            "(from 39 members on, 2.5 to 97.5 % of them).",
+        )
+        describe(
+            self.slices,
+            "Slices",
+            "The numbers are about these slices: those that have been sampled so far, and those "
+            "without brain.",
+        )
+        describe(self.dice, "Dice", "Overlap of mask and truth: 1 is perfect.")
+        describe(
+            self.hd95,
+            "HD95",
+            "95 % Hausdorff distance between the outlines of mask and truth, in mm: 0 is perfect. "
+            "In 3-D over several slices, in 2-D on a single one.",
+        )
+        describe(self.jaccard, "Jaccard", "Intersection over union of mask and truth.")
+        for label in (self.volume, self.slices, self.dice, self.hd95, self.jaccard):
+            label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
+        self.add_row("Reviewed", self.slices)
+        self.add_row("Volume", self.volume)
+        self.add_row("Truth", Row(self.dice, self.hd95, self.jaccard))
+        self.show_overlap(None)
+        self.show_distance(None)
+
+    def show_volume(self, volume_ml: float | None, interval: VolumeInterval | None) -> None:
+        """Show the mask's volume, and the interval over the members if there are several."""
+        if volume_ml is None:
+            self.volume.setText(DASH)
+            return
+        text = f"<b>{format_ml(volume_ml)} mL</b>"
+        if interval is not None and interval.n_members > 1:
+            span = f"{format_ml(interval.low_ml)}–{format_ml(interval.high_ml)}"
+            kind = "range" if interval.kind == "range" else interval.kind
+            text += f" ({span}, {kind} of {interval.n_members})"
+        self.volume.setText(text)
+
+    def show_overlap(self, overlap: Overlap | None) -> None:
+        """Show Dice and Jaccard."""
+        self.dice.setText(_named("Dice", None if overlap is None else f"{overlap.dice:.3f}"))
+        jaccard = None if overlap is None else f"{overlap.jaccard:.3f}"
+        self.jaccard.setText(_named("Jaccard", jaccard))
+
+    def show_distance(self, hd95_mm: float | None) -> None:
+        """Show the HD95."""
+        self.hd95.setText(_named("HD95", None if hd95_mm is None else f"{hd95_mm:.1f} mm"))
+
+    def show_slices(self, text: str) -> None:
+        """Say which slices the numbers are about."""
+        self.slices.setText(text)
+
+
+def _named(name: str, value: str | None) -> str:
+    return f"{name} {DASH if value is None else f'<b>{value}</b>'}"
+
+
+def format_ml(volume_ml: float) -> str:
+    """Return millilitres with three digits or one decimal."""
+    return f"{volume_ml:.2f}" if volume_ml < 10 else f"{volume_ml:.1f}"

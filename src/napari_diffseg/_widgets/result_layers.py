@@ -1,0 +1,117 @@
+"""The layers of a run in the viewer: the only class that adds, updates and removes them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from napari_diffseg._layers import (
+    Role,
+    draw_outline,
+    find_layers,
+    find_slice,
+    get_tag,
+    make_result_layers,
+)
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Layer
+
+    from napari_diffseg._widgets.ensemble_section import Overlay
+    from napari_diffseg._widgets.run import Run
+
+
+class ResultLayers:
+    """Shows the arrays of runs. A layer that the user has deleted is left alone."""
+
+    def __init__(self, viewer: ViewerModel) -> None:
+        self._viewer = viewer
+
+    def of_run(self, run: Run) -> dict[Role, Layer]:
+        """Return the layers that are left of a run."""
+        tags = ((layer, get_tag(layer)) for layer in find_layers(self._viewer.layers))
+        return {tag["role"]: layer for layer, tag in tags if tag and tag.get("run") == run.id}
+
+    def show(self, run: Run, overlay: Overlay) -> None:
+        """Add those layers of a run that are not there; which layer is active does not change.
+
+        Maps go below the outline of the truth, the mask on top.
+        """
+        from napari.layers import Layer as AnyLayer
+
+        layers = self._viewer.layers
+        active = set(layers.selection)
+        there = self.of_run(run)
+        data = make_result_layers(
+            run.case,
+            run.id,
+            run.ensemble.members_uint8(),
+            run.mean,
+            run.variance,
+            run.mask,
+            _details(run),
+        )
+        for role, (array, parameters, kind) in data.items():
+            if role in there:
+                continue
+            layer = AnyLayer.create(array, parameters, kind)
+            truth = find_layers(layers, role="truth", case=run.case)
+            if role == "mask" or not truth:
+                layers.append(layer)
+            else:
+                layers.insert(layers.index(truth[0]), layer)
+            if kind == "labels":
+                draw_outline(layer)
+            elif role != "samples":
+                layer.colorbar.visible = True
+        layers.selection = active & set(layers)
+        self.set_overlay(run, overlay)
+
+    def update_members(self, run: Run) -> None:
+        """Show the members from where they are in memory now."""
+        samples = self.of_run(run).get("samples")
+        if samples is not None:
+            samples.data = run.ensemble.members_uint8()
+
+    def set_overlay(self, run: Run, overlay: Overlay) -> None:
+        """Show one of the maps."""
+        there = self.of_run(run)
+        for role in ("mean", "variance"):
+            if role in there:
+                there[role].visible = role == overlay
+
+    def refresh(self, run: Run, z_indices: Iterable[int], *, thumbnails: bool = False) -> None:
+        """Draw what has changed on these slices, if it is to be seen."""
+        dims = self._viewer.dims
+        shows_a_slice = dims.ndisplay == 2 and dims.displayed == (dims.ndim - 2, dims.ndim - 1)
+        if (
+            shows_a_slice
+            and not thumbnails
+            and find_slice(dims, run.case.geometry) not in set(z_indices)
+        ):
+            return
+        for layer in self.of_run(run).values():
+            layer.refresh(extent=False, thumbnail=thumbnails)
+
+    def remove(self, run: Run) -> None:
+        """Take a run's layers away."""
+        for layer in self.of_run(run).values():
+            self._viewer.layers.remove(layer)
+
+    def put_aside(self, run: Run) -> None:
+        """Keep a run's layers, hidden, and let their names say which run it was."""
+        for layer in self.of_run(run).values():
+            layer.visible = False
+            layer.name = f"{layer.name} (seed {run.recipe.seed}, {run.id[:4]})"
+
+
+def _details(run: Run) -> dict[str, object]:
+    recipe = run.recipe
+    return {
+        "model": "bundled" if recipe.model_path is None else str(recipe.model_path),
+        "model_sha256": recipe.model_sha256,
+        "n_steps": recipe.n_steps,
+        "sampler": recipe.sampler,
+        "seed": recipe.seed,
+    }

@@ -1,0 +1,147 @@
+"""One ensemble of one case and the maps that are shown of it: plain data, without Qt or napari."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_diffseg.core.ensemble import Ensemble
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from napari_diffseg.core.brats import Case
+    from napari_diffseg.core.events import SampleDone
+    from napari_diffseg.core.levels import MapKind
+    from napari_diffseg.core.params import SamplerName
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What decides a member: samples of one recipe belong to one ensemble.
+
+    None stands for what the model recommends, until the model is loaded.
+    """
+
+    model_path: Path | None
+    n_steps: int | None
+    sampler: SamplerName | None
+    seed: int
+    device: str
+    model_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class View:
+    """How an ensemble is looked at; changing it never samples."""
+
+    k: int = 1
+    """The first k members."""
+    threshold: float = 0.5
+    of: MapKind = "probabilities"
+
+
+class Run:
+    """An ensemble, its maps, and which slices were asked for.
+
+    Attributes
+    ----------
+    mean : (Z, Y, X) float32 in [0, 1]
+    variance : (Z, Y, X) float32 in [0, 0.25]
+    mask : (Z, Y, X) uint8, 0 or 1
+        Written in place: layers show these very arrays.
+    asked : (Z,) bool
+        Slices that were asked for.
+    planned : (Z,) bool
+        Those of them that show brain, hence are sampled.
+    """
+
+    def __init__(self, case: Case, recipe: Recipe, n_members: int) -> None:
+        shape = case.geometry.shape
+        self.id = uuid.uuid4().hex[:12]
+        self.case = case
+        self.recipe = recipe
+        self.ensemble = Ensemble(n_members, shape)
+        self.mean = np.zeros(shape, np.float32)
+        self.variance = np.zeros(shape, np.float32)
+        self.mask = np.zeros(shape, np.uint8)
+        self.asked = np.zeros(shape[0], bool)
+        self.planned = np.zeros(shape[0], bool)
+        self.view = View(n_members)
+
+    def ask(self, z_range: tuple[int, int] | None, z_indices: Iterable[int]) -> None:
+        """Note which slices a run will cover, and which of them it will sample."""
+        first, end = z_range or (0, len(self.asked))
+        self.asked[first:end] = True
+        self.planned[list(z_indices)] = True
+
+    def make_room(self, n_members: int) -> bool:
+        """Make room for so many members; returns whether the samples have moved in memory."""
+        if n_members <= self.ensemble.n_members:
+            return False
+        self.ensemble.grow(n_members)
+        return True
+
+    def add(self, sample: SampleDone) -> None:
+        """Take in a sample and update the maps on its slice."""
+        self.ensemble.add(sample.member, sample.z, sample.probability)
+        if sample.member < self.view.k:
+            self.render([sample.z])
+
+    def set_view(self, view: View) -> None:
+        """Look differently; `render()` is for the caller, who knows what is urgent."""
+        self.view = view
+
+    def render(self, z_indices: Iterable[int] | None = None) -> None:
+        """Write the maps on these slices, by default on all that have a sample."""
+        if z_indices is None:
+            z_indices = np.flatnonzero(self.is_sampled)
+        for z in z_indices:
+            self.ensemble.update_slice(
+                int(z),
+                mean=self.mean,
+                variance=self.variance,
+                mask=self.mask.view(bool),
+                threshold=self.view.threshold,
+                k=self.view.k,
+                of=self.view.of,
+            )
+
+    @property
+    def n_started(self) -> int:
+        """Number of members up to the last one that has a sample."""
+        have = np.flatnonzero(self.ensemble.sampled.any(axis=1))
+        return int(have[-1]) + 1 if have.size else 0
+
+    @property
+    def is_sampled(self) -> NDArray[np.bool_]:
+        """(Z,) bool: slices on which any member has a sample."""
+        return np.asarray(self.ensemble.sampled.any(axis=0))
+
+    @property
+    def evaluated(self) -> NDArray[np.bool_]:
+        """(Z,) bool: slices on which the mask can be judged.
+
+        Those with a sample, and those that were asked for but show no brain: the mask is rightly
+        empty there.
+        """
+        evaluated = self.is_sampled.copy()
+        if evaluated.any():
+            evaluated |= self.asked & ~self.planned
+        return evaluated
+
+    def member_volumes_ml(self) -> NDArray[np.float64]:
+        """Return the volumes of those members in view that have every sampled slice."""
+        k = self.view.k
+        complete = self.ensemble.complete_members(k)
+        voxels = self.ensemble.mask_voxels(k)[complete].sum(axis=1)
+        return np.asarray(voxels * self.case.geometry.voxel_volume_ml, np.float64)
+
+    def volume_ml(self) -> float:
+        """Return the volume of the mask."""
+        return float(np.count_nonzero(self.mask)) * self.case.geometry.voxel_volume_ml

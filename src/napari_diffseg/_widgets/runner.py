@@ -1,0 +1,191 @@
+"""Starts and stops runs, and turns their events into ensembles. One run at a time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+from qtpy.QtCore import QObject, Signal
+
+from napari_diffseg._widgets.engine import (
+    Engine,
+    ModelReady,
+    NothingToDo,
+    Preparing,
+    Request,
+    get_version,
+    iter_run,
+)
+from napari_diffseg._widgets.run import Recipe, Run
+from napari_diffseg._worker import Job
+from napari_diffseg.core.events import (
+    Cancelled,
+    Downgraded,
+    Failed,
+    Finished,
+    SampleDone,
+    Started,
+    StepDone,
+)
+from napari_diffseg.core.progress import Progress
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from napari_diffseg._widgets.engine import RunEvent
+    from napari_diffseg.core.brats import Case
+
+ENDS = (Finished, Cancelled, Failed, NothingToDo)
+
+
+class Runner(QObject):
+    """Holds the latest run of each case, and the job that is going on."""
+
+    preparing = Signal(str)
+    model_ready = Signal(object)  # ModelReady
+    began = Signal(object, int, object)  # the run, samples to draw, the run it replaces or None
+    sampled = Signal(object, object)  # the run, SampleDone
+    progressed = Signal(object)  # Progress
+    warned = Signal(str)
+    ended = Signal(object, object)  # the run, the last event
+
+    def __init__(self, engine: Engine, parent: QObject) -> None:
+        super().__init__(parent)
+        self._engine = engine
+        self._job: Job | None = None
+        self._run: Run | None = None
+        self._request: Request | None = None
+        self._progress = Progress()
+        self._runs: list[Run] = []
+        self._models: dict[tuple[Path | None, int], ModelReady] = {}
+
+    @property
+    def is_running(self) -> bool:
+        """Whether a run is going on."""
+        return self._job is not None
+
+    @property
+    def running_run(self) -> Run | None:
+        """The run that is going on."""
+        return self._run
+
+    @property
+    def running_case(self) -> Case | None:
+        """The case that is being sampled."""
+        return None if self._run is None else self._run.case
+
+    def find_run(self, case: Case | None) -> Run | None:
+        """Return the latest run of a case."""
+        return next((run for run in self._runs if run.case is case), None)
+
+    def find_model(self, path: Path | None) -> ModelReady | None:
+        """Return what is known of a model, if it has been loaded."""
+        return self._models.get(get_version(path))
+
+    def continues(self, case: Case, recipe: Recipe) -> Run | None:
+        """Return the run of a case that samples of this recipe would be added to."""
+        run = self.find_run(case)
+        return run if run is not None and run.recipe == self._resolve(recipe) else None
+
+    def start(
+        self,
+        case: Case,
+        recipe: Recipe,
+        n_samples: int,
+        z_range: tuple[int, int] | None,
+        visible_z: int,
+    ) -> None:
+        """Draw the samples that are missing; what is there of the same recipe is kept."""
+        if self._job is not None:
+            return
+        run = self.continues(case, recipe)
+        if run is None:
+            run = Run(case, self._resolve(recipe), n_samples)
+        n_more = max(n_samples - run.ensemble.n_members, 0)
+        self._run = run
+        self._request = Request(
+            case=case,
+            model_path=recipe.model_path,
+            n_samples=n_samples,
+            n_steps=recipe.n_steps,
+            sampler=recipe.sampler,
+            seed=recipe.seed,
+            device=recipe.device,
+            z_range=z_range,
+            priority_z=visible_z,
+            sampled=np.pad(run.ensemble.sampled, ((0, n_more), (0, 0))),
+        )
+        self._progress = Progress()
+        self._job = Job(partial(iter_run, self._request, self._engine))
+        self._job.reported.connect(self._take)
+        self._job.start()
+
+    def cancel(self) -> None:
+        """Stop before the next step."""
+        if self._job is not None:
+            self._job.cancel()
+
+    def release(self) -> None:
+        """Stop, and hear nothing of it any more."""
+        if self._job is not None:
+            self._job.release()
+            self._job.reported.disconnect(self._take)
+        self._job = self._request = self._run = None
+
+    def forget_case(self, case: Case) -> None:
+        """Let go of a case that is closed."""
+        self._runs = [run for run in self._runs if run.case is not case]
+        self._engine.forget_case(case)
+
+    def _take(self, event: RunEvent) -> None:
+        run = self._run
+        assert run is not None
+        if isinstance(event, Started | StepDone | SampleDone | Downgraded):
+            self._progress.update(event)
+        if isinstance(event, SampleDone):
+            run.add(event)
+            self.sampled.emit(run, event)
+        elif isinstance(event, StepDone):
+            self.progressed.emit(self._progress)
+        elif isinstance(event, Preparing):
+            self.preparing.emit(event.message)
+        elif isinstance(event, ModelReady):
+            self._models[get_version(run.recipe.model_path)] = event
+            run.recipe = self._resolve(run.recipe)
+            self.model_ready.emit(event)
+        elif isinstance(event, Started):
+            self._begin(run, event)
+        elif isinstance(event, Downgraded):
+            self.warned.emit(event.message)
+        elif isinstance(event, ENDS):
+            self._end(run, event)
+
+    def _begin(self, run: Run, event: Started) -> None:
+        assert self._request is not None
+        replaced = self.find_run(run.case)
+        if replaced is not run:
+            self._runs = [kept for kept in self._runs if kept is not replaced]
+            self._runs.append(run)
+        run.make_room(self._request.n_samples)
+        run.ask(self._request.z_range, event.z_indices)
+        n_samples = event.n_network_calls // event.n_steps
+        self.began.emit(run, n_samples, None if replaced is run else replaced)
+
+    def _end(self, run: Run, event: RunEvent) -> None:
+        self._job = self._request = self._run = None
+        self.ended.emit(run, event)
+
+    def _resolve(self, recipe: Recipe) -> Recipe:
+        """Put in what the model recommends, as far as it is known."""
+        model = self.find_model(recipe.model_path)
+        if model is None:
+            return recipe
+        return replace(
+            recipe,
+            n_steps=recipe.n_steps or model.card.recommended_steps,
+            sampler=recipe.sampler or model.card.recommended_sampler,
+            device=model.auto_device if recipe.device == "auto" else recipe.device,
+            model_sha256=model.sha256,
+        )
