@@ -11,9 +11,9 @@ from napari_diffseg.core.model import DiffusionModel, fast_diffusion_config, fas
 from napari_diffseg.core.preprocessing import PreprocessingConfig
 
 
-def tiny_network(seed: int = 0) -> DiffusionModel:
+def tiny_network(seed: int = 0, n_prior_channels: int = 4) -> DiffusionModel:
     """Return a ``fast`` network with two levels of 8 channels and random weights."""
-    config = fast_model_config(8, 8, (1, 2), (1,))
+    config = fast_model_config(8, 8, (1, 2), (1,), n_prior_channels)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = DiffusionModel(config, fast_diffusion_config())
@@ -23,11 +23,14 @@ def tiny_network(seed: int = 0) -> DiffusionModel:
     return network
 
 
-def tiny_model(seed: int = 0, window: tuple[int, int] = (32, 32)) -> LoadedModel:
+def tiny_model(
+    seed: int = 0, window: tuple[int, int] = (32, 32), context_slices: tuple[int, ...] = ()
+) -> LoadedModel:
     """Return a model that samples a slice in milliseconds; its masks are arbitrary."""
+    preprocessing = PreprocessingConfig(window=window, stride=16, context_slices=context_slices)
     return LoadedModel(
-        network=prepare_network(tiny_network(seed)),
-        preprocessing=PreprocessingConfig(window=window, stride=16),
+        network=prepare_network(tiny_network(seed, preprocessing.n_prior_channels)),
+        preprocessing=preprocessing,
         card=ModelCard(name="tiny", recommended_steps=3),
         path=Path("tiny.safetensors"),
         sha256="0" * 64,

@@ -121,6 +121,7 @@ def drop(name: str) -> Callable[[dict[str, Any], dict[str, Any]], None]:
         (lambda h, _: h["diffusion"].update(schedule="sigmoid"), "diffusion.schedule must be"),
         (lambda h, _: h["preprocessing"].update(window=[30, 32]), "multiples of 16"),
         (lambda h, _: h["preprocessing"].update(stride=1, window=[30, 32]), "does not fit"),
+        (lambda h, _: h["preprocessing"].update(context_slices=[1]), "image channels 8 and 4"),
         (lambda _, t: t.popitem(), "1 tensors do not fit"),
         (lambda _, t: t.update(extra=torch.zeros(1)), "the first is extra"),
         (lambda _, t: t[next(iter(t))].fill_(torch.nan), "not finite"),

@@ -11,6 +11,7 @@ from napari_diffseg.core.errors import CaseError, ParameterError
 from napari_diffseg.core.preprocessing import (
     PAPER_PREPROCESSING,
     PreprocessingConfig,
+    find_context,
     find_window,
     normalise,
     prepare_arrays,
@@ -41,8 +42,8 @@ def test_percentiles_of_the_brain_become_0_and_1() -> None:
 def test_what_surrounds_the_brain_does_not_change_its_intensities() -> None:
     case = synthetic_case()
     padded = np.pad(case.prior_image, ((0, 0), (3, 3), (8, 8), (8, 8)))
-    plain = prepare_arrays(case.prior_image, (1.0, 1.0), CONFIG)
-    moved = prepare_arrays(padded, (1.0, 1.0), CONFIG)
+    plain = prepare_arrays(case.prior_image, (1.0, 1.0, 1.0), CONFIG)
+    moved = prepare_arrays(padded, (1.0, 1.0, 1.0), CONFIG)
     # Slice selection depends on the window, which is the same for both.
     np.testing.assert_array_equal(plain.slices, moved.slices)
     np.testing.assert_array_equal(plain.z_indices + 3, moved.z_indices)
@@ -50,8 +51,8 @@ def test_what_surrounds_the_brain_does_not_change_its_intensities() -> None:
 
 def test_scaled_intensities_give_the_same_input() -> None:
     case = synthetic_case()
-    plain = prepare_arrays(case.prior_image, (1.0, 1.0), CONFIG)
-    scaled = prepare_arrays(case.prior_image * np.float32(37), (1.0, 1.0), CONFIG)
+    plain = prepare_arrays(case.prior_image, (1.0, 1.0, 1.0), CONFIG)
+    scaled = prepare_arrays(case.prior_image * np.float32(37), (1.0, 1.0, 1.0), CONFIG)
     np.testing.assert_allclose(plain.slices, scaled.slices, atol=1e-5)
 
 
@@ -121,12 +122,45 @@ def test_an_empty_case_is_explained() -> None:
         prepare_case(empty, CONFIG)
 
 
+def test_neighbours_are_stacked_behind_the_slice_itself() -> None:
+    config = replace(CONFIG, context_slices=(-2, 2))
+    prepared = prepare_case(synthetic_case(), config)
+    (image,) = prepared.prior_images([4])
+    assert image.shape == (config.n_prior_channels, 32, 32)
+    np.testing.assert_array_equal(image[:4], prepared.slices[4])
+    np.testing.assert_array_equal(image[4:8], prepared.slices[2])
+    np.testing.assert_array_equal(image[8:], prepared.slices[6])
+
+
+def test_a_neighbour_that_is_not_there_is_replaced_by_the_slice_itself() -> None:
+    rows = find_context(np.array([3, 4, 5, 9]), np.array([0, 1, 3]), (-1, 2))
+    np.testing.assert_array_equal(rows, [[0, 0, 2], [1, 0, 1], [3, 3, 3]])
+
+
+def test_a_case_of_one_slice_is_its_own_neighbour() -> None:
+    config = replace(CONFIG, context_slices=(-2, 2))
+    case = synthetic_case()
+    prepared = prepare_arrays(case.prior_image[:, 5:6], (1.0, 1.0, 1.0), config)
+    (image,) = prepared.prior_images([0])
+    np.testing.assert_array_equal(image, np.tile(prepared.slices[0], (3, 1, 1)))
+
+
+@pytest.mark.parametrize(("spacing_mm", "context"), [(1.0, (-2, 2)), (2.0, (-1, 1)), (5.0, (0, 0))])
+def test_neighbours_are_a_distance_away_not_a_number(
+    spacing_mm: float, context: tuple[int, ...]
+) -> None:
+    config = replace(CONFIG, context_slices=(-2, 2))
+    prepared = prepare_arrays(synthetic_case().prior_image, (spacing_mm, 1.0, 1.0), config)
+    assert prepared.context == context
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
         ({"window": (30, 32)}, "multiples of 16"),
         ({"percentiles": (99.0, 1.0)}, "percentiles"),
         ({"centre": "left"}, "centre"),
+        ({"context_slices": (0, 1)}, "neighbours"),
     ],
 )
 def test_impossible_settings_are_refused(wrong: dict[str, object], message: str) -> None:

@@ -239,6 +239,16 @@ def test_a_prepared_case_gives_the_same_result(model: Any) -> None:
         np.testing.assert_array_equal(value, expected[key])
 
 
+def test_neighbouring_slices_are_looked_at_where_a_model_wants_them() -> None:
+    model = tiny_model(context_slices=(-1, 1))
+    whole = samples(drain(segment(CASE, model, PARAMS)))
+    changed = replace(CASE, prior_image=CASE.prior_image.copy())
+    changed.prior_image[:, 6] = CASE.prior_image[:, 6][:, :, ::-1]
+    other = samples(drain(segment(changed, model, PARAMS)))
+    assert not np.array_equal(whole[0, 5], other[0, 5])
+    np.testing.assert_array_equal(whole[0, 4], other[0, 4])
+
+
 def test_no_global_random_numbers_are_used(model: Any) -> None:
     before = torch.get_rng_state()
     drain(segment(CASE, model, PARAMS))

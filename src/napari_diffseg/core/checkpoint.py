@@ -151,10 +151,14 @@ def load_checkpoint(path: Path | str) -> LoadedModel:
         raise CheckpointError(f"{path}: the header lacks {error}. {_ADVICE}") from error
     except (ParameterError, ValueError) as error:
         raise CheckpointError(f"{path}: the header is damaged: {error} {_ADVICE}") from error
-    if preprocessing.stride % config.stride:
+    if (
+        preprocessing.stride % config.stride
+        or preprocessing.n_prior_channels != config.n_prior_channels
+    ):
         raise CheckpointError(
-            f"{path}: the header is damaged: preprocessing.stride {preprocessing.stride} does not "
-            f"fit the network's {config.stride}. {_ADVICE}"
+            f"{path}: the header is damaged: preprocessing does not fit the network "
+            f"(stride {preprocessing.stride} and {config.stride}, image channels "
+            f"{preprocessing.n_prior_channels} and {config.n_prior_channels}). {_ADVICE}"
         )
     return LoadedModel(network, preprocessing, card, path, _hash_file(path), provenance)
 

@@ -45,8 +45,8 @@ class ModelConfig:
             raise ParameterError(f"The denoiser's context_channels must be {features}.")
 
     @property
-    def n_modalities(self) -> int:
-        """Channels of the image prior."""
+    def n_prior_channels(self) -> int:
+        """Channels of the image prior: modalities of the slice, and of its neighbours if any."""
         if self.prior_encoder is not None:
             return self.prior_encoder.in_channels
         return self.denoiser.in_channels - 1
@@ -96,7 +96,7 @@ class DiffusionModel(nn.Module):
         self.prior_encoder = None if config.prior_encoder is None else UNet(config.prior_encoder)
 
     def encode_prior(self, prior_image: Tensor) -> EncodedPrior:
-        """Return what the denoiser needs of ``prior_image`` (B, 4, Y, X) in [0, 1]."""
+        """Return what the denoiser needs of ``prior_image`` (B, n_prior_channels, Y, X)."""
         if self.prior_encoder is None:
             return EncodedPrior(prior_image)
         features = self.prior_encoder.compute_features(prior_image)
@@ -129,12 +129,12 @@ def fast_model_config(
     denoiser_channels: int = 64,
     encoder_multipliers: tuple[int, ...] = (1, 2, 4),
     denoiser_multipliers: tuple[int, ...] = (1, 2),
-    n_modalities: int = 4,
+    n_prior_channels: int = 4,
     patch_size: int = 4,
 ) -> ModelConfig:
     """Return the networks of the ``fast`` preset."""
     encoder = UNetConfig(
-        in_channels=n_modalities,
+        in_channels=n_prior_channels,
         out_channels=1,
         base_channels=encoder_channels,
         channel_multipliers=encoder_multipliers,

@@ -7,6 +7,7 @@ data where the scan differs, and cut to a window around the brain.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -32,7 +33,10 @@ class PreprocessingConfig:
     percentiles: tuple[float, float] = (1.0, 99.0)
     """Percentiles of the brain that become 0 and 1."""
     spacing_mm: float = 1.0
-    """In-plane spacing of the training data."""
+    """Spacing of the training data, in the plane and between slices."""
+    context_slices: tuple[int, ...] = ()
+    """Neighbours, as steps of ``spacing_mm`` along z, whose modalities the network is given
+    beside the slice's own; the published model has none."""
     stride: int = 16
     """Height and width of the window are multiples of this."""
     min_brain_fraction: float = 0.005
@@ -46,6 +50,13 @@ class PreprocessingConfig:
             raise ParameterError(f"window {self.window} must be multiples of {self.stride}.")
         if self.centre not in ("brain", "grid"):
             raise ParameterError(f"Unknown centre {self.centre!r}: brain or grid.")
+        if 0 in self.context_slices:
+            raise ParameterError("context_slices are neighbours: 0 is the slice itself.")
+
+    @property
+    def n_prior_channels(self) -> int:
+        """Channels of the image prior: four modalities of the slice and of its neighbours."""
+        return 4 * (1 + len(self.context_slices))
 
 
 PAPER_PREPROCESSING = PreprocessingConfig(window=(224, 224), centre="grid", stride=32)
@@ -182,12 +193,45 @@ class PreparedCase:
     z_indices : (n,) canonical slice numbers, ascending; slices without brain are left out.
     window : how to get back to the case's grid.
     brain : (Z, Y, X) bool on the case's grid.
+    context : differences in z of the neighbours that the network is given too.
     """
 
     slices: FloatArray
     z_indices: NDArray[np.int64]
     window: Window
     brain: NDArray[np.bool_]
+    context: tuple[int, ...] = ()
+
+    def prior_images(self, rows: Sequence[int] | NDArray[np.int64]) -> FloatArray:
+        """Return the image prior (B, 4 (1 + neighbours), Y, X) of some rows of ``slices``."""
+        chosen = find_context(self.z_indices, np.asarray(rows, np.int64), self.context)
+        stacked = self.slices[chosen]
+        return stacked.reshape(len(stacked), -1, *self.slices.shape[2:])
+
+
+def find_context(
+    z_indices: NDArray[np.int64], rows: NDArray[np.int64], offsets: Sequence[int]
+) -> NDArray[np.int64]:
+    """Return rows (B, 1 + neighbours): the slice itself, then its neighbours.
+
+    A neighbour that is not there (the end of the volume, no brain, a case of one slice) is
+    replaced by the slice itself.
+
+    Parameters
+    ----------
+    z_indices : (n,)
+        Slice number of each row, all different.
+    rows : (B,)
+        Rows that are asked for.
+    offsets
+        Differences in slice number.
+    """
+    row_of = {int(z): row for row, z in enumerate(z_indices)}
+    out = np.empty((len(rows), 1 + len(offsets)), np.int64)
+    for i, row in enumerate(rows):
+        z = int(z_indices[row])
+        out[i] = [row, *(row_of.get(z + offset, int(row)) for offset in offsets)]
+    return out
 
 
 def prepare_case(case: Case, config: PreprocessingConfig) -> PreparedCase:
@@ -198,8 +242,7 @@ def prepare_case(case: Case, config: PreprocessingConfig) -> PreparedCase:
     CaseError
         If no slice holds brain.
     """
-    spacing = case.geometry.spacing_mm
-    prepared = prepare_arrays(case.prior_image, (float(spacing[1]), float(spacing[2])), config)
+    prepared = prepare_arrays(case.prior_image, case.geometry.spacing_mm, config)
     if not len(prepared.z_indices):
         raise CaseError(
             f"{case.name}: no slice holds brain (voxels that differ from 0). "
@@ -209,18 +252,22 @@ def prepare_case(case: Case, config: PreprocessingConfig) -> PreparedCase:
 
 
 def prepare_arrays(
-    prior_image: FloatArray, spacing_mm: tuple[float, float], config: PreprocessingConfig
+    prior_image: FloatArray, spacing_mm: Sequence[float], config: PreprocessingConfig
 ) -> PreparedCase:
-    """Prepare (4, Z, Y, X) with in-plane spacing (y, x); see :func:`prepare_case`."""
+    """Prepare (4, Z, Y, X) with spacing (z, y, x); see :func:`prepare_case`."""
     brain = find_brain(prior_image)
-    window = find_window(brain, spacing_mm, config)
+    window = find_window(brain, (float(spacing_mm[1]), float(spacing_mm[2])), config)
+    # Thick slices: the nearest whole step, or, where that is 0, the slice itself.
+    context = tuple(
+        round(step * config.spacing_mm / float(spacing_mm[0])) for step in config.context_slices
+    )
     area = window.shape[0] * window.shape[1]
     scale = np.prod(window.grid_shape) / np.prod(window.source_shape)
     fraction = brain.sum(axis=(1, 2)) * scale / area
     z_indices = np.flatnonzero(fraction > config.min_brain_fraction)
     if not len(z_indices):
         empty = np.zeros((0, len(prior_image), *window.shape), np.float32)
-        return PreparedCase(empty, z_indices, window, brain)
+        return PreparedCase(empty, z_indices, window, brain, context)
     normalised = normalise(prior_image, brain, config.percentiles)
     slices = window.cut(normalised[:, z_indices]).transpose(1, 0, 2, 3)
-    return PreparedCase(np.ascontiguousarray(slices), z_indices, window, brain)
+    return PreparedCase(np.ascontiguousarray(slices), z_indices, window, brain, context)

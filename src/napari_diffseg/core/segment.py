@@ -126,7 +126,7 @@ def _segment(
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            device, batch_size, message = _downgrade(error, device, batch_size)
+            device, batch_size, message = _downgrade(error, device, len(batch))
             yield Downgraded(message, str(device), batch_size)
             continue
         if cancel.is_set() and (final is None or step < len(schedule)):
@@ -299,7 +299,7 @@ def _bind(
 ) -> Denoiser:
     """Encode each slice of the batch once, and share it among its members."""
     unique = sorted(set(rows))
-    images = torch.from_numpy(prepared.slices[unique]).to(device)
+    images = torch.from_numpy(prepared.prior_images(unique)).to(device)
     prior = model.network.encode_prior(images.contiguous(memory_format=torch.channels_last))
     index = torch.tensor([unique.index(row) for row in rows], device=device)
     return model.network.bind(prior[index])
