@@ -1,4 +1,4 @@
-"""A real viewer with the dock in it, a small case on disk, a tiny model, and a run in slow motion."""
+"""A real viewer with the dock, a small case on disk, a tiny model, a run in slow motion."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import npe2
 import numpy as np
 import pytest
 from napari.viewer import Viewer
@@ -18,6 +19,7 @@ from napari_diffseg._layers import find_layers, slice_position_mm
 from napari_diffseg._widgets import DiffsegWidget
 from napari_diffseg._widgets.engine import Engine
 from napari_diffseg.core.brats import Case, load_case
+from napari_diffseg.core.checkpoint import LoadedModel
 from napari_diffseg.core.events import Event, StepDone
 from napari_diffseg.core.segment import segment
 from tests.core.case_files import NAMES_2017, write_case
@@ -32,11 +34,24 @@ def write_synthetic(folder: Path, name: str = "Case_001", seed: int = 0) -> Path
     """Write a synthetic case as a BraTS 2017 folder; return the folder."""
     case = synthetic_case(seed=seed)
     names = ("t1", "t1ce", "t2", "flair")
-    # canonical (z, y, x) runs to inferior, posterior, left; this affine to right... of the source
+    # Canonical z runs to inferior, the file's to superior, as in BraTS.
     images = {n: case.prior_image[i].T[:, :, ::-1].copy() for i, n in enumerate(names)}
     assert case.labels is not None
     images["seg"] = case.labels.T[:, :, ::-1].copy()
     return write_case(folder / name, name, NAMES_2017, images=images, affine=AFFINE)
+
+
+def load_tiny(path: Path | None) -> LoadedModel:
+    """Load the tiny model, whatever file is asked for."""
+    return tiny_model()
+
+
+@pytest.fixture
+def plugins() -> npe2.PluginManager:
+    """Give the plugins that are installed here."""
+    manager = npe2.PluginManager.instance()
+    manager.discover()
+    return manager
 
 
 @pytest.fixture
@@ -135,13 +150,14 @@ class Desk:
 def make_desk(make_napari_viewer: Any, qtbot: Any) -> Iterator[Callable[..., Desk]]:
     """Give a function that opens a viewer with the dock in it, driving a tiny model.
 
-    At the end the viewer is closed and nothing holds it, so that napari's fixture can see leaks.
+    Drawing takes most of the time, so windows are shown only where that matters. At the end the
+    viewer is closed and nothing holds it, so that napari's fixture can see leaks.
     """
     desks: list[Desk] = []
 
-    def make(segment: Any = None, load_model: Any = None) -> Desk:
-        viewer = make_napari_viewer(show=True)
-        engine = Engine(load_model or (lambda path: tiny_model()), segment)
+    def make(segment: Any = None, load_model: Any = None, *, show: bool = False) -> Desk:
+        viewer = make_napari_viewer(show=show)
+        engine = Engine(load_model or load_tiny, segment)
         widget = DiffsegWidget(viewer, engine)
         viewer.window.add_dock_widget(widget, name="Diffusion segmentation", area="right")
         desks.append(Desk(viewer, widget, qtbot))

@@ -18,7 +18,7 @@ from napari_diffseg.core.events import (
     StepDone,
 )
 from tests.models import tiny_model
-from tests.plugin.conftest import TUMOUR_Z, Desk, SlowMotion
+from tests.plugin.conftest import TUMOUR_Z, Desk, SlowMotion, load_tiny
 
 
 def test_a_click_draws_the_samples_of_the_visible_slice(desk: Desk, case_folder: Path) -> None:
@@ -275,7 +275,7 @@ def test_parts_of_a_run_look_like_one_run(case: Any) -> None:
     sampled = np.zeros((3, case.geometry.shape[0]), bool)
     sampled[:2, 5:7] = True  # a hole in the middle, where one member is missing
     request = Request(case, None, 3, None, None, 0, "cpu", None, 6, sampled)
-    engine = Engine(lambda path: tiny_model())
+    engine = Engine(load_tiny)
     events = list(iter_run(request, engine, CancelToken()))
     (started,) = (event for event in events if isinstance(event, Started))
     samples = [(e.member, e.z) for e in events if isinstance(e, SampleDone)]

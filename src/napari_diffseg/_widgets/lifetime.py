@@ -30,6 +30,7 @@ class Lifetime(QObject):
                     self._watch(None)
                     self.ended.emit()
                 else:
+                    self._watch(_outermost(self._widget))
                     self.began.emit()
             elif event.type() == QEvent.Type.Show:
                 self._watch(_outermost(self._widget))
