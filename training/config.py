@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,7 +14,7 @@ from napari_diffseg.core.diffusion import DiffusionConfig
 from napari_diffseg.core.errors import ParameterError
 from napari_diffseg.core.model import ModelConfig
 from napari_diffseg.core.preprocessing import PreprocessingConfig
-from napari_diffseg.core.serialisation import from_dict
+from napari_diffseg.core.serialisation import from_dict, to_dict
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 
@@ -21,12 +23,23 @@ CONFIGS = Path(__file__).resolve().parent / "configs"
 class DataConfig:
     """Which slices are seen, and how often."""
 
-    tumour_fraction: float | None = 0.75
-    """Share of a batch with tumour; left out: every slice equally often, as they come."""
+    tumour_fraction: float = 0.0
+    """Share of a batch with tumour; 0: every slice equally often, tumour or not."""
     min_brain_fraction: float = 0.03
-    """Slices with a smaller share of brain in the window are not trained on."""
+    """Slices that have no more than this share of brain in the window are not trained on."""
     source_slices: tuple[int, int] | None = None
     """Only these axial slices (first, one past the last); the paper has 80, 129."""
+
+    def __post_init__(self) -> None:
+        _check_range("data.tumour_fraction", self.tumour_fraction, 0.0, 1.0)
+        _check_range("data.min_brain_fraction", self.min_brain_fraction, 0.0, 1.0)
+        if (
+            self.source_slices is not None
+            and not 0 <= self.source_slices[0] < self.source_slices[1]
+        ):
+            raise ParameterError(
+                f"data.source_slices {list(self.source_slices)} is an empty range."
+            )
 
 
 @dataclass(frozen=True)
@@ -58,7 +71,18 @@ class AugmentationConfig:
     blur: float = 0.15
     """Probability that a slice is smoothed."""
     modality_dropout: float = 0.05
-    """Probability that a modality is missing (all 0)."""
+    """Probability that a modality is missing (all 0); one of them is always kept."""
+    context_swap: float = 0.4
+    """Probability that neighbouring slices change places, as if the head were upside down."""
+    context_dropout: float = 0.15
+    """Probability that neighbouring slices are replaced by the slice itself, as at the ends of a
+    volume and for a case of one slice."""
+
+    def __post_init__(self) -> None:
+        for name in ("flip", "blur", "modality_dropout", "context_swap", "context_dropout"):
+            _check_range(f"augmentation.{name}", getattr(self, name), 0.0, 1.0)
+        if self.context_swap + self.context_dropout > 1.0:
+            raise ParameterError("augmentation.context_swap and context_dropout are more than 1.")
 
 
 @dataclass(frozen=True)
@@ -74,6 +98,9 @@ class LossConfig:
     t_density: Literal["uniform", "linear"] = "uniform"
     """Density of the timesteps: all alike, or proportional to t (more noise, more often)."""
 
+    def __post_init__(self) -> None:
+        _check_range("loss.n_draws", self.n_draws, 1)
+
 
 @dataclass(frozen=True)
 class OptimiserConfig:
@@ -82,14 +109,26 @@ class OptimiserConfig:
     learning_rate: float = 1e-3
     weight_decay: float = 0.01
     warmup_steps: int = 100
+    """Steps in which the learning rate rises linearly; 0: it starts in full."""
     hold_fraction: float = 0.0
     """Share of the steps at the full learning rate before the cosine begins."""
     clip_norm: float = 1.0
     """Largest gradient norm; 0: no clipping."""
     ema_decay: float = 0.999
     """Decay of the weights' exponential moving average, which is what is used afterwards."""
+    ema_warmup: bool = True
+    """Whether the decay grows from 0.2 to ``ema_decay``, so that the first weights are soon
+    forgotten; the published code has it constant."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """``constant``: no cosine, as the paper trains."""
+
+    def __post_init__(self) -> None:
+        _check_range("optimiser.learning_rate", self.learning_rate, 0.0)
+        _check_range("optimiser.weight_decay", self.weight_decay, 0.0)
+        _check_range("optimiser.warmup_steps", self.warmup_steps, 0)
+        _check_range("optimiser.hold_fraction", self.hold_fraction, 0.0, 1.0)
+        _check_range("optimiser.clip_norm", self.clip_norm, 0.0)
+        _check_range("optimiser.ema_decay", self.ema_decay, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -102,12 +141,25 @@ class RunConfig:
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """``auto``: float16 on CUDA, bfloat16 on a CPU that has matrix units for it (AMX)."""
     log_every: int = 20
+    """Steps whose mean makes one row of the log."""
     checkpoint_every: int = 200
+    """Steps between two states on the disk: what a killed run can lose."""
     validate_every: int = 1000
+    """Steps between two validations; 0: none."""
     validation_slices: int = 96
     """Slices of the validation patients that are sampled at each validation."""
     validation_samples: int = 3
+    """Members of the ensemble in a validation."""
     validation_steps: int = 4
+    """Sampling steps of each member in a validation."""
+
+    def __post_init__(self) -> None:
+        positive = ("total_steps", "batch_size", "log_every", "checkpoint_every")
+        sampled = ("validation_slices", "validation_samples", "validation_steps")
+        for name in (*positive, *sampled):
+            _check_range(f"run.{name}", getattr(self, name), 1)
+        for name in ("validate_every", "seed"):
+            _check_range(f"run.{name}", getattr(self, name), 0)
 
 
 @dataclass(frozen=True)
@@ -129,6 +181,23 @@ class TrainingConfig:
                 f"preprocessing.stride ({self.preprocessing.stride}) must be a multiple of the "
                 f"network's ({self.model.stride})."
             )
+        n_given, n_taken = self.preprocessing.n_prior_channels, self.model.n_prior_channels
+        if n_given != n_taken:
+            raise ParameterError(
+                f"preprocessing.context_slices give the network {n_given} channels of the image "
+                f"prior, but it takes {n_taken}."
+            )
+        if self.run.validation_steps > self.diffusion.num_train_timesteps:
+            raise ParameterError(
+                f"run.validation_steps ({self.run.validation_steps}) must not be more than "
+                f"diffusion.num_train_timesteps ({self.diffusion.num_train_timesteps})."
+            )
+
+
+def find_config(name: str) -> Path:
+    """Return the file that a user means: a path, or the name of a shipped configuration."""
+    shipped = CONFIGS / f"{name.removesuffix('.toml')}.toml"
+    return shipped if not Path(name).exists() and shipped.exists() else Path(name)
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainingConfig:
@@ -151,6 +220,22 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainingConfig:
     return from_dict(TrainingConfig, values)
 
 
+def format_config(config: TrainingConfig) -> str:
+    """Return the TOML text that :func:`load_config` reads as the same configuration."""
+    return "\n".join(_format_table(to_dict(config), "")) + "\n"
+
+
+def _format_table(table: dict[str, Any], name: str) -> list[str]:
+    values = {k: v for k, v in table.items() if not isinstance(v, dict)}
+    lines = [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    if name and (lines or not table):
+        lines = [f"[{name}]", *lines, ""]
+    for key, value in table.items():
+        if isinstance(value, dict):
+            lines += _format_table(value, f"{name}.{key}" if name else key)
+    return lines
+
+
 def _apply_override(values: dict[str, Any], override: str) -> None:
     name, separator, text = override.partition("=")
     *sections, last = name.strip().split(".")
@@ -163,4 +248,12 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
     table = values
     for section in sections:
         table = table.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise ParameterError(f"{override!r}: {section} is a value, not a section.")
     table[last] = value
+
+
+def _check_range(name: str, value: float, low: float, high: float = math.inf) -> None:
+    if not (math.isfinite(value) and low <= value <= high):
+        upper = "" if high == math.inf else f" and at most {high:g}"
+        raise ParameterError(f"{name} must be at least {low:g}{upper}, not {value!r}.")
