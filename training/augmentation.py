@@ -10,11 +10,18 @@ from torch.nn import functional as F
 
 from training.config import AugmentationConfig
 
+N_MODALITIES = 4
+
 
 def augment(
     images: Tensor, masks: Tensor, config: AugmentationConfig, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Return changed copies of images (B, 4, Y, X) in [0, 1] and masks (B, 1, Y, X) in {0, 1}."""
+    """Return changed copies of images (B, C, Y, X) in [0, 1] and masks (B, 1, Y, X) in {0, 1}.
+
+    C is 4, or a multiple of it where neighbouring slices follow the slice itself: they share its
+    geometry and its contrast, and each has noise of its own.
+    """
+    images = _change_context(images, config, generator)
     images, masks = _warp(images, masks, config, generator)
     return _change_intensities(images, config, generator), masks
 
@@ -68,25 +75,51 @@ def _warp(
     return warped[:, :-1], (warped[:, -1:] > 0.5).to(masks.dtype)
 
 
+def _change_context(
+    images: Tensor, config: AugmentationConfig, generator: torch.Generator
+) -> Tensor:
+    """Swap the neighbours of some slices, and give some their own image instead."""
+    n, channels, height, width = images.shape
+    if channels == N_MODALITIES:
+        return images
+    slices = images.view(n, -1, N_MODALITIES, height, width)
+    u = torch.rand(n, generator=generator)
+    swapped = u >= 1.0 - config.context_swap
+    alone = (u >= 1.0 - config.context_swap - config.context_dropout) & ~swapped
+    out = slices.clone()
+    out[swapped, 1:] = slices[swapped, 1:].flip(1)
+    out[alone, 1:] = slices[alone, :1]
+    return out.view(images.shape)
+
+
 def _change_intensities(
     images: Tensor, config: AugmentationConfig, generator: torch.Generator
 ) -> Tensor:
-    n, modalities, height, width = images.shape
-    brain = (images > 0).any(1, keepdim=True)
-    per_modality = (n, modalities, 1, 1)
-    out = images.clamp(0.0, 1.0) ** torch.exp(_uniform(per_modality, config.log_gamma, generator))
-    out = out * (1.0 + _uniform(per_modality, config.gain, generator))
+    n, channels, height, width = images.shape
+    n_slices = channels // N_MODALITIES
+    slices = images.view(n, n_slices, N_MODALITIES, height, width)
+    brain = (slices > 0).any(2).repeat_interleave(N_MODALITIES, dim=1)
+
+    def of_all_slices(values: Tensor) -> Tensor:
+        return values.repeat(1, n_slices, 1, 1)
+
+    def draw(limit: float) -> Tensor:
+        return of_all_slices(_uniform((n, N_MODALITIES, 1, 1), limit, generator))
+
+    out = images.clamp(0.0, 1.0) ** torch.exp(draw(config.log_gamma))
+    out = out * (1.0 + draw(config.gain))
     if config.bias > 0:
-        out = out * torch.exp(_smooth_field(n, modalities, (height, width), config.bias, generator))
-    out = out + _uniform(per_modality, config.offset, generator)
+        field = _smooth_field(n, N_MODALITIES, (height, width), config.bias, generator)
+        out = out * of_all_slices(torch.exp(field))
+    out = out + draw(config.offset)
     blurred = torch.rand(n, generator=generator) < config.blur
     if bool(blurred.any()):
         kernel = torch.tensor([1.0, 2.0, 1.0]) / 4.0
-        weights = torch.outer(kernel, kernel).expand(modalities, 1, 3, 3)
-        out[blurred] = F.conv2d(out[blurred], weights, padding=1, groups=modalities)
-    std = torch.rand(per_modality, generator=generator) * config.noise
-    out = out + std * torch.randn(out.shape, generator=generator)
+        weights = torch.outer(kernel, kernel).expand(channels, 1, 3, 3)
+        out[blurred] = F.conv2d(out[blurred], weights, padding=1, groups=channels)
+    std = torch.rand((n, N_MODALITIES, 1, 1), generator=generator) * config.noise
+    out = out + of_all_slices(std) * torch.randn(out.shape, generator=generator)
     out = out.clamp(0.0, 1.0) * brain
-    dropped = torch.rand((n, modalities), generator=generator) < config.modality_dropout
+    dropped = torch.rand((n, N_MODALITIES), generator=generator) < config.modality_dropout
     dropped[dropped.all(1)] = False
-    return out * ~dropped[:, :, None, None]
+    return out * ~of_all_slices(dropped[:, :, None, None])

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_diffseg.core.errors import CaseError
+from napari_diffseg.core.preprocessing import find_context
 from training.augmentation import augment
 from training.config import AugmentationConfig, DataConfig
 
@@ -55,51 +57,102 @@ def hash_cases(names: Sequence[str]) -> str:
 
 
 class SliceCache:
-    """Prepared slices of many cases, memory-mapped.
+    """Prepared slices of many cases on the disk; see :mod:`training.prepare`.
+
+    Parameters
+    ----------
+    folder, names
+        The cache, and the cases that are used.
+    config
+        Which of their slices are used.
+    context
+        Steps in z to the neighbours of a slice, by case; the same number for all. Neighbours are
+        looked for among all slices of the cache, used or not.
 
     Attributes
     ----------
+    names : tuple of str
+        The cases.
+    window : (Y, X) of every slice.
     case_of, row_of : (n,) int64
         Case number and row in that case's files, for each slice that is used.
+    source_slice : (n,) int64
+        The source file's own slice number.
     has_tumour : (n,) bool
+
+    Raises
+    ------
+    CaseError
+        If a case is missing or damaged, windows differ, or no slice is left to be used.
     """
 
-    def __init__(self, folder: Path, names: Sequence[str], config: DataConfig) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        names: Sequence[str],
+        config: DataConfig,
+        context: Mapping[str, tuple[int, ...]] | None = None,
+    ) -> None:
         self.names = tuple(names)
-        self._images: list[NDArray[np.uint8]] = []
-        self._masks: list[NDArray[np.uint8]] = []
-        case_of, row_of, has_tumour = [], [], []
+        self._folder = folder
+        self._context = context or {}
+        # Hundreds of cases are more files than a process may have open.
+        self._open = lru_cache(maxsize=_MAX_OPEN_CASES)(_open_cached)
+        case_of, row_of, source_slice, has_tumour = [], [], [], []
+        windows = set()
         for number, name in enumerate(self.names):
-            images, masks, source_slices = _open_cached(folder, name)
+            images, masks, source_slices = self._open(folder, name)
+            windows.add((images.shape[2], images.shape[3]))
             brain = np.mean(images.max(axis=1) > 0, axis=(1, 2))
             wanted: NDArray[np.bool_] = np.asarray(brain > config.min_brain_fraction)
             if config.source_slices is not None:
                 first, end = config.source_slices
                 wanted &= (source_slices >= first) & (source_slices < end)
             rows = np.flatnonzero(wanted)
-            self._images.append(images)
-            self._masks.append(masks)
             case_of.append(np.full(len(rows), number))
             row_of.append(rows)
+            source_slice.append(source_slices[rows])
             has_tumour.append(np.asarray(masks.any(axis=(1, 2)))[rows])
+        if not sum(len(rows) for rows in row_of):
+            raise CaseError(f"{folder}: none of the {len(names)} cases has a slice to be used.")
+        if len(windows) > 1:
+            raise CaseError(f"{folder}: cases have windows of different sizes {sorted(windows)}.")
+        self.window: tuple[int, int] = windows.pop()
         self.case_of = np.concatenate(case_of)
         self.row_of = np.concatenate(row_of)
+        self.source_slice = np.concatenate(source_slice)
         self.has_tumour = np.concatenate(has_tumour)
-        if not len(self.case_of):
-            raise CaseError(f"{folder}: none of the cases has a slice that could be trained on.")
 
     def __len__(self) -> int:
         return len(self.case_of)
 
     def load(self, indices: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        """Return images (B, 4, Y, X) in [0, 1] and masks (B, 1, Y, X) in {0, 1}, float32."""
-        pairs = [(self.case_of[i], self.row_of[i]) for i in indices]
-        images = np.stack([self._images[c][r] for c, r in pairs])
-        masks = np.stack([self._masks[c][r] for c, r in pairs])
+        """Return images and masks, float32.
+
+        Images are (B, 4 S, Y, X) in [0, 1]: the modalities of the slice, then of its neighbours;
+        masks are (B, 1, Y, X) in {0, 1}.
+        """
+        images, masks = [], []
+        for index in indices:
+            name, row = self.names[self.case_of[index]], self.row_of[index]
+            case_images, case_masks, source_slices = self._open(self._folder, name)
+            context = self._context.get(name, ())
+            rows = find_context(_canonical(source_slices), np.array([row]), context)[0]
+            images.append(case_images[rows].reshape(-1, *self.window))
+            masks.append(case_masks[row])
         return (
-            torch.from_numpy(images).float().div_(255.0),
-            torch.from_numpy(masks).float().unsqueeze(1),
+            torch.from_numpy(np.stack(images)).float().div_(255.0),
+            torch.from_numpy(np.stack(masks)).float().unsqueeze(1),
         )
+
+
+def _canonical(source_slices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return numbers that ascend with z, as the rows do; in BraTS files they descend."""
+    descending = source_slices[0] > source_slices[-1]
+    return -source_slices if descending else source_slices
+
+
+_MAX_OPEN_CASES = 200
 
 
 def _open_cached(
@@ -114,8 +167,13 @@ def _open_cached(
             f"{folder}: the cache of {name} cannot be read ({error}). "
             "Run `python -m training.prepare` again; it adds what is missing."
         ) from error
-    if not len(images) == len(masks) == len(source_slices):
-        raise CaseError(f"{folder}: the cache of {name} is incomplete. Delete its files.")
+    n, window = len(source_slices), images.shape[2:]
+    if images.shape != (n, 4, *window) or masks.shape != (n, *window):
+        raise CaseError(
+            f"{folder}: the cache of {name} is damaged: images {images.shape}, masks "
+            f"{masks.shape}, slices {source_slices.shape}. Delete these files and run "
+            "`python -m training.prepare` again."
+        )
     return images, masks, source_slices
 
 
@@ -132,7 +190,7 @@ class BatchPlan:
         self._seed = seed
         everything = np.arange(len(has_tumour))
         tumour, rest = np.flatnonzero(has_tumour), np.flatnonzero(~has_tumour)
-        if config.tumour_fraction is None or not len(tumour) or not len(rest):
+        if not config.tumour_fraction or not len(tumour) or not len(rest):
             self._pools = [(everything, batch_size)]
         else:
             n_tumour = round(batch_size * config.tumour_fraction)

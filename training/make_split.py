@@ -1,0 +1,111 @@
+"""A split by patient: ``python -m training.make_split CACHE OUT.json``.
+
+Several scans of one patient always go to the same side: a network that has seen a brain before
+does better on it than it ever will on a stranger's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from napari_diffseg.core.errors import CaseError, DiffsegError
+from training.cache_index import read_index
+
+# The last number is the visit in BraTS 2017/18 (Brats18_CBICA_AAB_1) and from 2023 on
+# (BraTS-GLI-00000-001); in the other years the only number is the patient's.
+_VISIT = re.compile(
+    r"(?P<patient>(?:Brats1[78]_.+_.+)|(?:BraTS-[A-Za-z]+-\d+))[_-]\d+", re.IGNORECASE
+)
+
+
+def find_patient(case: str) -> str:
+    """Return the part of a case's name that stands for the patient."""
+    match = _VISIT.fullmatch(case)
+    return match["patient"] if match else case
+
+
+def make_split(
+    cases: Sequence[str], validation_fraction: float, seed: int, keys: Mapping[str, str]
+) -> dict[str, Any]:
+    """Return a split as :func:`training.data.load_split` reads it.
+
+    Parameters
+    ----------
+    cases
+        Names of all cases.
+    validation_fraction
+        Share of the patients for validation; at least one patient stays on each side.
+    seed
+        Decides who.
+    keys
+        Patient of a case, where the name does not tell.
+
+    Raises
+    ------
+    CaseError
+        If there are fewer than two patients.
+    """
+    patient_of = {case: keys.get(case, find_patient(case)) for case in sorted(cases)}
+    patients = sorted(set(patient_of.values()))
+    if len(patients) < 2:
+        raise CaseError(f"A split needs at least two patients, not {len(patients)}.")
+    n_validation = min(max(1, round(validation_fraction * len(patients))), len(patients) - 1)
+    order = np.random.default_rng(seed).permutation(len(patients))
+    chosen = {patients[i] for i in order[:n_validation]}
+    return {
+        "validation": [case for case, patient in patient_of.items() if patient in chosen],
+        "training": [case for case, patient in patient_of.items() if patient not in chosen],
+        "patient_key": patient_of,
+    }
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    parser = argparse.ArgumentParser(
+        "python -m training.make_split", description="Divide the cases of a cache by patient."
+    )
+    parser.add_argument("cache", type=Path, help="cache of training.prepare")
+    parser.add_argument("out", type=Path, help="JSON file to write")
+    parser.add_argument("--validation", type=float, default=0.1, help="share of the patients")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--keys",
+        type=Path,
+        help="JSON file of patient by case, for cases of one patient with different names "
+        "(BraTS renames them from year to year)",
+    )
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    options = make_parser().parse_args(arguments)
+    try:
+        index = read_index(options.cache)
+        if index is None:
+            raise CaseError(f"{options.cache} is not a slice cache: run training.prepare first.")
+        if options.out.exists():
+            raise CaseError(f"{options.out} exists: a split is made once. Choose another name.")
+        keys = json.loads(options.keys.read_text(encoding="utf-8")) if options.keys else {}
+        split = make_split([*index.cases], options.validation, options.seed, keys)
+        options.out.write_text(json.dumps(split, indent=1) + "\n", encoding="utf-8")
+    except (DiffsegError, OSError, ValueError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    counts = {part: len(split[part]) for part in ("training", "validation")}
+    print(
+        f"{options.out}: {counts['training']} cases to train, {counts['validation']} to validate."
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
