@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,9 @@ class Trainer:
             torch.manual_seed(config.run.seed)
             self.network = DiffusionModel(config.model, config.diffusion)
         self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.ema = ExponentialMovingAverage(self.network, config.optimiser.ema_decay)
+        self.ema = ExponentialMovingAverage(
+            self.network, config.optimiser.ema_decay, warmup=config.optimiser.ema_warmup
+        )
         self._optimiser = torch.optim.AdamW(
             self.network.parameters(),
             lr=config.optimiser.learning_rate,
@@ -100,7 +102,6 @@ class Trainer:
         )
         self._schedule = config.diffusion.make_schedule()
         self._autocast_type = resolve_precision(config.run, device)
-        # The scale starts anew after a resume; it adapts within a few steps (CUDA float16 only).
         self._scaler = torch.amp.GradScaler(
             device.type, enabled=self._autocast_type == torch.float16
         )
@@ -114,19 +115,27 @@ class Trainer:
             return False
         record = load_state(path, self.network, self.ema, self._optimiser)
         self.step, self.seconds = int(record["step"]), float(record["seconds"])
+        if "loss_scale" in record:
+            self._scaler.load_state_dict(record["loss_scale"])
         return True
 
     def save(self) -> Path:
         """Write the folder's state."""
+        path = self.folder / STATE_NAME
+        save_state(path, self.network, self.ema, self._optimiser, self.record())
+        return path
+
+    def record(self) -> dict[str, Any]:
+        """Return what belongs to the weights as JSON: step, configuration, provenance."""
         record = {
             "step": self.step,
             "seconds": self.seconds,
             "config": to_dict(self.config),
             "provenance": self._provenance,
         }
-        path = self.folder / STATE_NAME
-        save_state(path, self.network, self.ema, self._optimiser, record)
-        return path
+        if self._scaler.is_enabled():
+            record["loss_scale"] = self._scaler.state_dict()
+        return record
 
     def run_step(self) -> StepResult:
         """Take one optimiser step."""
@@ -175,7 +184,10 @@ class Trainer:
         x_t = q_sample(x_0, row, noise, schedule)
         t = torch.from_numpy(schedule.timesteps)[row].to(self.device)
         images = images.contiguous(memory_format=torch.channels_last)
-        with self._autocast():
+        # The last number that this step draws. Dropout, which takes torch's own generator, is
+        # then a function of (run seed, step) as well.
+        dropout_seed = int(torch.randint(2**62, (), generator=generator))
+        with self._seeded(dropout_seed), self._autocast():
             prior = self.network.encode_prior(images)
             output = self.network(x_t, t, prior[which.to(self.device)])
         if config.diffusion.prediction == "epsilon":
@@ -197,6 +209,13 @@ class Trainer:
             u = u.sqrt()
         return (u * total).long().clamp(max=total - 1)
 
+    @contextlib.contextmanager
+    def _seeded(self, seed: int) -> Iterator[None]:
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            yield
+
     def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self._autocast_type is None:
             return contextlib.nullcontext()
@@ -206,19 +225,51 @@ class Trainer:
         self,
         on_step: Callable[[StepResult], None],
         on_validation: Callable[[Trainer], None],
-    ) -> None:
-        """Run to the last step, saving and validating as the configuration says."""
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Run to the last step, saving and validating as the configuration says.
+
+        Returns
+        -------
+        bool
+            Whether the last step was reached; False if ``should_stop`` (asked after each step)
+            ended the run, whose state is then saved.
+
+        Raises
+        ------
+        FloatingPointError
+            If a loss or a gradient is not finite; the state on the disk is the last good one.
+        """
         run = self.config.run
         while self.step < run.total_steps:
+            if should_stop():
+                self.save()
+                return False
             result = self.run_step()
-            if not math.isfinite(result.loss):
+            self._check_finite(result)
+            on_step(result)
+            if self.step == run.total_steps or self.step % run.checkpoint_every == 0:
+                self.save()
+            if self.is_validation_step():
+                on_validation(self)
+        return True
+
+    def is_validation_step(self) -> bool:
+        """Whether the present step ends with a validation."""
+        run = self.config.run
+        if not self.step or not run.validate_every:
+            return False
+        return self.step == run.total_steps or self.step % run.validate_every == 0
+
+    def _check_finite(self, result: StepResult) -> None:
+        # With scaled gradients infinite ones are expected now and then, and skipped.
+        gradient_matters = not self._scaler.is_enabled()
+        for name, value, matters in (
+            ("loss", result.loss, True),
+            ("gradient", result.gradient_norm, gradient_matters),
+        ):
+            if matters and not math.isfinite(value):
                 raise FloatingPointError(
-                    f"The loss of step {result.step} is not finite. The last state in "
+                    f"The {name} of step {result.step} is not finite. The last state in "
                     f"{self.folder} is intact: lower optimiser.learning_rate and resume."
                 )
-            on_step(result)
-            last = self.step == run.total_steps
-            if last or self.step % run.checkpoint_every == 0:
-                self.save()
-            if last or self.step % run.validate_every == 0:
-                on_validation(self)

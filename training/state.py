@@ -16,6 +16,8 @@ from napari_diffseg.core.errors import CheckpointError
 from training.ema import ExponentialMovingAverage
 
 STATE_NAME = "state.safetensors"
+BEST_NAME = "best.safetensors"
+_HEADER_KEY = "diffseg_training"
 
 
 def save_state(
@@ -37,12 +39,35 @@ def save_state(
     tensors["rng.cpu"] = torch.get_rng_state()
     if torch.cuda.is_available():
         tensors["rng.cuda"] = torch.cuda.get_rng_state()
-    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    temporary = path.with_name(path.name + ".tmp")
-    save_file(tensors, temporary, {"diffseg_training": json.dumps(record)})
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    _save(tensors, path, record)
+
+
+def save_average(path: Path, ema: ExponentialMovingAverage, record: dict[str, Any]) -> None:
+    """Write the averages alone, for :func:`load_average`."""
+    _save({f"ema.{k}": v for k, v in ema.weights.items()}, path, record)
+
+
+def load_average(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return averages and record of what :func:`save_state` or :func:`save_average` wrote.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing or damaged.
+    """
+    tensors, record = _read(path, "ema.")
+    return _part(tensors, "ema."), record
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return the record alone.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing or damaged.
+    """
+    return _read(path, None)[1]
 
 
 def load_state(
@@ -58,15 +83,7 @@ def load_state(
     CheckpointError
         If the file is damaged or belongs to another network.
     """
-    try:
-        with safe_open(path, framework="pt") as file:
-            record: dict[str, Any] = json.loads((file.metadata() or {})["diffseg_training"])
-            names = file.keys()
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in names}
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is not a usable training state ({error}). Move it away to start again."
-        ) from error
+    tensors, record = _read(path, "")
     try:
         network.load_state_dict(_part(tensors, "network."))
         ema.load(_part(tensors, "ema."))
@@ -82,6 +99,29 @@ def load_state(
     if torch.cuda.is_available() and "rng.cuda" in tensors:
         torch.cuda.set_rng_state(tensors["rng.cuda"])
     return record
+
+
+def _save(tensors: dict[str, Tensor], path: Path, record: dict[str, Any]) -> None:
+    tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    temporary = path.with_name(path.name + ".tmp")
+    save_file(tensors, temporary, {_HEADER_KEY: json.dumps(record)})
+    with temporary.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _read(path: Path, prefix: str | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors whose names begin with ``prefix`` (None: no tensor), and the record."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            record: dict[str, Any] = json.loads((file.metadata() or {})[_HEADER_KEY])
+            names = [n for n in file.keys() if prefix is not None and n.startswith(prefix)]  # noqa: SIM118
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in names}
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is not a usable training state ({error}). Move it away to start again."
+        ) from error
+    return tensors, record
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

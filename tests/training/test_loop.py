@@ -1,0 +1,250 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from napari_diffseg.core.diffusion import DiffusionConfig
+from napari_diffseg.core.errors import CheckpointError
+from napari_diffseg.core.model import ModelConfig
+from napari_diffseg.core.preprocessing import PreprocessingConfig
+from napari_diffseg.core.unet import UNetConfig
+from tests.training.tiny import TRAINING, TinyData, assert_same_state, tiny_config
+from training.config import OptimiserConfig, TrainingConfig
+from training.data import SliceCache
+from training.loop import StepResult, Trainer, compute_learning_rate, resolve_precision
+from training.state import STATE_NAME, load_average, read_record
+
+CPU = torch.device("cpu")
+
+
+def make_trainer(data: TinyData, folder: Path, *overrides: str) -> Trainer:
+    return trainer_of(tiny_config("run.total_steps=6", *overrides), data, folder)
+
+
+def trainer_of(config: TrainingConfig, data: TinyData, folder: Path) -> Trainer:
+    folder.mkdir(exist_ok=True)
+    context = dict.fromkeys(TRAINING, config.preprocessing.context_slices)
+    cache = SliceCache(data.cache, TRAINING, config.data, context)
+    return Trainer(config, folder, cache, CPU, {"data_hash": "of a test"})
+
+
+def run(trainer: Trainer, n_steps: int) -> list[StepResult]:
+    return [trainer.run_step() for _ in range(n_steps)]
+
+
+# --- learning rate --------------------------------------------------------------------------------
+
+
+def test_learning_rate_rises_holds_and_falls() -> None:
+    config = OptimiserConfig(learning_rate=2.0, warmup_steps=10, hold_fraction=0.4)
+    rates = [compute_learning_rate(step, config, 100) for step in range(101)]
+    assert rates[:3] == pytest.approx([0.2, 0.4, 0.6])
+    assert rates[9:41] == pytest.approx([2.0] * 32)
+    assert rates[70] == pytest.approx(1.0)  # half-way between 40 and 100
+    assert rates[100] == pytest.approx(0.0, abs=1e-12)
+    assert rates[40:] == sorted(rates[40:], reverse=True)
+
+
+def test_learning_rate_without_warmup_and_cosine_is_constant() -> None:
+    config = OptimiserConfig(learning_rate=1e-4, warmup_steps=0, schedule="constant")
+    assert {compute_learning_rate(step, config, 100) for step in range(100)} == {1e-4}
+
+
+def test_cosine_begins_after_the_warmup() -> None:
+    config = OptimiserConfig(learning_rate=1.0, warmup_steps=0)
+    assert compute_learning_rate(0, config, 10) == 1.0
+    assert compute_learning_rate(5, config, 10) == pytest.approx(0.5)
+
+
+# --- steps ----------------------------------------------------------------------------------------
+
+
+def test_tiny_batch_is_learnt_by_heart(tiny_data: TinyData, tmp_path: Path) -> None:
+    config = tiny_config(
+        "run.total_steps=100",
+        "run.batch_size=2",
+        "data.source_slices=[5, 7]",
+        "data.tumour_fraction=0",
+        "optimiser.learning_rate=1e-2",
+    )
+    config = replace(config, augmentation=None)
+    results = run(trainer_of(config, tiny_data, tmp_path), 30)
+    assert results[-1].loss < 0.2 * results[0].loss
+    assert results[-1].terms["prior"] < 0.2 * results[0].terms["prior"]
+
+
+@pytest.mark.parametrize("variance", ["learned_range", "fixed_small"])
+def test_paper_like_model_learns_to_predict_noise(
+    tiny_data: TinyData, tmp_path: Path, variance: Literal["learned_range", "fixed_small"]
+) -> None:
+    diffusion = DiffusionConfig(num_train_timesteps=100, variance=variance)
+    denoiser = UNetConfig(
+        out_channels=diffusion.out_channels,
+        base_channels=8,
+        channel_multipliers=(1, 2),
+        n_res_blocks=1,
+        attention_factors=(2,),
+        n_groups=4,
+    )
+    config = replace(
+        tiny_config("run.total_steps=60", "loss.n_draws=1", "optimiser.learning_rate=1e-2"),
+        model=ModelConfig(denoiser),
+        diffusion=diffusion,
+        preprocessing=PreprocessingConfig(window=(48, 48), stride=16),
+        augmentation=None,
+    )
+    results = run(trainer_of(config, tiny_data, tmp_path), 25)
+    assert set(results[0].terms) == ({"mse", "vlb"} if variance == "learned_range" else {"mse"})
+    assert results[0].terms["mse"] == pytest.approx(1.0, abs=0.1)  # no noise is predicted yet
+    assert sum(r.terms["mse"] for r in results[-5:]) / 5 < 0.8
+
+
+def test_gradients_are_clipped(tiny_data: TinyData, tmp_path: Path) -> None:
+    free = make_trainer(tiny_data, tmp_path / "a", "optimiser.clip_norm=0")
+    bound = make_trainer(tiny_data, tmp_path / "b", "optimiser.clip_norm=1e-6")
+    assert free.run_step().gradient_norm == bound.run_step().gradient_norm > 1e-3
+    largest = max(float(p.grad.norm()) for p in bound.network.parameters() if p.grad is not None)
+    assert largest <= 1e-6
+
+
+def test_infinite_loss_stops_the_run_and_spares_the_state(
+    tiny_data: TinyData, tmp_path: Path
+) -> None:
+    trainer = make_trainer(
+        tiny_data, tmp_path, "optimiser.learning_rate=0", "run.checkpoint_every=1"
+    )
+    trainer.train(lambda _: None, lambda _: None, lambda: trainer.step == 2)
+    torch.nn.init.constant_(next(trainer.network.parameters()), math.nan)
+    with pytest.raises(FloatingPointError, match="step 3 is not finite"):
+        trainer.train(lambda _: None, lambda _: None)
+    assert read_record(tmp_path / STATE_NAME)["step"] == 2
+
+
+# --- reproducibility ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("overrides", [(), ("model.denoiser.dropout=0.3",)])
+def test_two_runs_from_scratch_are_equal(
+    tiny_data: TinyData, tmp_path: Path, overrides: tuple[str, ...]
+) -> None:
+    for seed, name in enumerate(("a", "b")):
+        torch.manual_seed(seed)  # torch's own generator must not matter
+        trainer = make_trainer(tiny_data, tmp_path / name, *overrides)
+        run(trainer, 4)
+        trainer.save()
+    assert_same_state(tmp_path / "a", tmp_path / "b")
+
+
+@pytest.mark.parametrize("overrides", [(), ("model.denoiser.dropout=0.3",)])
+def test_resumed_run_equals_an_uninterrupted_one(
+    tiny_data: TinyData, tmp_path: Path, overrides: tuple[str, ...]
+) -> None:
+    whole = make_trainer(tiny_data, tmp_path / "whole", *overrides)
+    run(whole, 6)
+    whole.save()
+    part = make_trainer(tiny_data, tmp_path / "part", *overrides)
+    run(part, 3)
+    part.save()
+    run(part, 2)  # lost
+    again = make_trainer(tiny_data, tmp_path / "part", *overrides)
+    assert again.resume()
+    assert again.step == 3
+    assert again.seconds > 0
+    run(again, 3)
+    again.save()
+    assert_same_state(tmp_path / "whole", tmp_path / "part")
+
+
+def test_other_seed_is_another_run(tiny_data: TinyData, tmp_path: Path) -> None:
+    one = make_trainer(tiny_data, tmp_path / "a").run_step()
+    other = make_trainer(tiny_data, tmp_path / "b", "run.seed=1").run_step()
+    assert one.loss != other.loss
+
+
+def test_loss_scale_of_float16_survives(tiny_data: TinyData, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_data, tmp_path, "run.precision=float16")
+    run(trainer, 1)
+    trainer._scaler.update(128.0)
+    trainer.save()
+    again = make_trainer(tiny_data, tmp_path, "run.precision=float16")
+    again.resume()
+    assert again._scaler.get_scale() == 128.0
+
+
+def test_precision_is_what_was_asked_for() -> None:
+    config = tiny_config().run
+    assert resolve_precision(replace(config, precision="float32"), CPU) is None
+    assert resolve_precision(replace(config, precision="bfloat16"), CPU) is torch.bfloat16
+    assert resolve_precision(replace(config, precision="auto"), CPU) in (None, torch.bfloat16)
+
+
+# --- pace and state -------------------------------------------------------------------------------
+
+
+def test_pace_of_states_and_validations(tiny_data: TinyData, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_data, tmp_path, "run.checkpoint_every=4", "run.validate_every=5")
+    saved, validated = [], []
+    trainer.save = lambda: saved.append(trainer.step)  # type: ignore[method-assign, assignment, return-value]
+    assert trainer.train(lambda _: None, lambda t: validated.append(t.step))
+    assert saved == [4, 6]
+    assert validated == [5, 6]
+
+
+def test_no_validation_if_none_is_wanted(tiny_data: TinyData, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_data, tmp_path, "run.validate_every=0")
+    assert trainer.train(lambda _: None, lambda _: pytest.fail("validated"))
+
+
+def test_stop_is_asked_before_each_step_and_saves(tiny_data: TinyData, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_data, tmp_path)
+    assert not trainer.train(lambda _: None, lambda _: None, lambda: trainer.step == 3)
+    assert read_record(tmp_path / STATE_NAME)["step"] == 3
+
+
+def test_state_has_the_documented_tensors(tiny_data: TinyData, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_data, tmp_path)
+    assert not trainer.resume()
+    run(trainer, 1)
+    path = trainer.save()
+    assert not list(tmp_path.glob("*.tmp"))
+    names = [name for name, _ in trainer.network.named_parameters()]
+    with safe_open(path, framework="pt") as file:
+        keys = set(file.keys())
+        assert "diffseg_training" in (file.metadata() or {})
+    assert {f"network.{name}" for name in names} <= keys
+    assert {f"ema.{name}" for name in names} <= keys
+    moments = ("exp_avg", "exp_avg_sq", "step")
+    assert {f"optimiser.{i}.{m}" for i in range(len(names)) for m in moments} <= keys
+    average, record = load_average(path)
+    assert set(average) == set(names)
+    assert record["provenance"] == {"data_hash": "of a test"}
+
+
+def test_damaged_or_foreign_state_is_named(tiny_data: TinyData, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_data, tmp_path)
+    run(trainer, 1)
+    path = trainer.save()
+    other = make_trainer(tiny_data, tmp_path, "model.denoiser.n_res_blocks=2")
+    with pytest.raises(CheckpointError, match="belongs to another network"):
+        other.resume()
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="not a usable training state"):
+        trainer.resume()
+
+
+def test_half_written_state_does_no_harm(tiny_data: TinyData, tmp_path: Path) -> None:
+    trainer = make_trainer(tiny_data, tmp_path)
+    run(trainer, 2)
+    trainer.save()
+    (tmp_path / f"{STATE_NAME}.tmp").write_bytes(b"killed while writing")
+    again = make_trainer(tiny_data, tmp_path)
+    assert again.resume()
+    assert again.step == 2
+    again.save()
+    assert not list(tmp_path.glob("*.tmp"))
