@@ -1,0 +1,304 @@
+from __future__ import annotations
+
+import csv
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+import training.train
+from napari_diffseg.core.errors import DiffsegError
+from tests.training.tiny import (
+    TRAINING,
+    TinyData,
+    assert_same_state,
+    load_state_tensors,
+    tiny_config,
+)
+from training.config import load_config
+from training.loop import Trainer
+from training.run_folder import locked
+from training.state import BEST_NAME, STATE_NAME, read_record
+from training.train import main
+
+pytestmark = pytest.mark.usefixtures("no_tensorboard")
+
+SHORT = ("--set", "run.total_steps=21", "--set", "run.validate_every=14")
+# TensorBoard takes seconds to be imported, and a run without it is a run as well.
+WITHOUT_TENSORBOARD = (
+    "import sys; sys.modules['torch.utils.tensorboard'] = None; "
+    "from training.train import main; sys.exit(main())"
+)
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder of a run that reached its end."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.logs._open_tensorboard", lambda *_: None)
+        assert tiny_data.train(folder, *SHORT) == 0
+    return folder
+
+
+def test_run_leaves_a_complete_record(finished: Path, tiny_data: TinyData) -> None:
+    assert read_record(finished / STATE_NAME)["step"] == 21
+    assert [row["step"] for row in read(finished / "train.csv")] == ["7", "14", "21"]
+    validations = read(finished / "validation.csv")
+    assert [row["step"] for row in validations] == ["14", "21"]
+    assert all(0 <= float(row["dice_ensemble"]) <= 1 for row in validations)
+    pictures = sorted(path.name for path in (finished / "previews").iterdir())
+    assert pictures == ["step_0000014.png", "step_0000021.png"]
+    assert load_config(finished / "config.toml") == tiny_config(*SHORT[1::2])
+    assert json.loads((finished / "split.json").read_text("utf-8"))["training"] == [*TRAINING]
+    (session,) = json.loads((finished / "run.json").read_text("utf-8"))["sessions"]
+    assert session["from_step"] == 0
+    assert session["n_training_cases"] == 3
+    assert len(session["data_hash"]) == len(session["source_hash"]) == 64
+    assert session["versions"]["torch"] == torch.__version__
+
+
+def test_best_validation_is_kept(finished: Path) -> None:
+    validations = read(finished / "validation.csv")
+    best = max(validations, key=lambda row: float(row["dice_ensemble"]))
+    assert read_record(finished / BEST_NAME)["step"] == int(best["step"])
+
+
+def test_finished_run_has_nothing_left_to_do(finished: Path, tiny_data: TinyData) -> None:
+    before = (finished / STATE_NAME).stat().st_mtime_ns
+    assert tiny_data.train(finished, *SHORT) == 0
+    assert (finished / STATE_NAME).stat().st_mtime_ns == before
+    assert len(read(finished / "validation.csv")) == 2
+
+
+def test_validation_leaves_the_training_alone(
+    finished: Path, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    often = ("--set", "run.total_steps=21", "--set", "run.validate_every=3")
+    assert tiny_data.train(tmp_path / "often", *often) == 0
+    assert_same_state(finished, tmp_path / "often")
+
+
+def test_run_killed_at_any_moment_goes_on_bit_by_bit(tiny_data: TinyData, tmp_path: Path) -> None:
+    settings = ("--set", "run.total_steps=49", "--set", "run.log_every=1")
+    assert tiny_data.train(tmp_path / "whole", *settings) == 0
+
+    killed = tmp_path / "killed"
+    arguments = tiny_data.arguments(killed, *settings)
+    command = [sys.executable, "-c", WITHOUT_TENSORBOARD, *arguments]
+    repository = Path(training.train.__file__).parents[1]
+    with subprocess.Popen(command, cwd=repository, stderr=subprocess.DEVNULL) as process:
+        wait_for_row(killed / "train.csv", 10)  # beyond the state of step 7
+        process.kill()
+        assert process.wait() != 0
+    assert 7 <= read_record(killed / STATE_NAME)["step"] < 49
+
+    assert tiny_data.train(killed, *settings) == 0
+    assert_same_state(tmp_path / "whole", killed)
+    for name in ("train.csv", "validation.csv"):
+        whole, again = read(tmp_path / "whole" / name), read(killed / name)
+        for row in (*whole, *again):
+            row.pop("step_s", None)
+        assert whole == again
+    sessions = json.loads((killed / "run.json").read_text("utf-8"))["sessions"]
+    assert [session["from_step"] > 0 for session in sessions] == [False, True]
+
+
+def wait_for_row(path: Path, step: int) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if path.exists() and f"\n{step}," in path.read_text("utf-8"):
+            return
+        time.sleep(0.005)
+    pytest.fail("the run did not get going")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_saves_and_stops(
+    tiny_data: TinyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    run_step = Trainer.run_step
+
+    def interrupted(trainer: Trainer):
+        if trainer.step == 10:
+            signal.raise_signal(number)
+        return run_step(trainer)
+
+    handler = signal.getsignal(number)
+    monkeypatch.setattr(Trainer, "run_step", interrupted)
+    assert tiny_data.train(tmp_path / "run", *SHORT) == 128 + number
+    assert signal.getsignal(number) is handler
+    assert read_record(tmp_path / "run" / STATE_NAME)["step"] == 11
+    monkeypatch.undo()
+    assert tiny_data.train(tmp_path / "run", *SHORT) == 0
+    assert [row["step"] for row in read(tmp_path / "run" / "train.csv")] == ["7", "14", "21"]
+
+
+def test_signal_during_a_validation_makes_up_for_it(
+    finished: Path, tiny_data: TinyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr("training.validate.Validator.validate", interrupted)
+    assert tiny_data.train(tmp_path / "run", *SHORT) == 128 + signal.SIGTERM
+    assert not (tmp_path / "run" / "validation.csv").exists()
+    monkeypatch.undo()
+    monkeypatch.setattr("training.logs._open_tensorboard", lambda *_: None)
+    assert tiny_data.train(tmp_path / "run", *SHORT) == 0
+    assert read(tmp_path / "run" / "validation.csv") == read(finished / "validation.csv")
+    assert_same_state(finished, tmp_path / "run")
+
+
+def test_dry_run_shows_everything_and_writes_nothing(
+    tiny_data: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tiny_data.train(tmp_path / "run", *SHORT, "--dry-run") == 0
+    assert not list(tmp_path.iterdir())
+    printed = capsys.readouterr().out
+    assert "total_steps = 21" in printed
+    assert "(prior encoder " in printed
+    assert "slices of 3 cases" in printed
+    assert "window (48, 48)" in printed
+    assert "4 slices of 1 cases" in printed
+    assert "Nothing was written" in printed
+
+
+def test_dry_run_leaves_a_run_alone(
+    finished: Path, tiny_data: TinyData, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.stat().st_mtime_ns for path in finished.rglob("*")}
+    assert tiny_data.train(finished, *SHORT, "--dry-run") == 0
+    assert {path: path.stat().st_mtime_ns for path in finished.rglob("*")} == before
+    assert "goes on at step 21 of 21" in capsys.readouterr().out
+
+
+def test_other_settings_need_to_be_allowed(
+    finished: Path, tiny_data: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / STATE_NAME).write_bytes((finished / STATE_NAME).read_bytes())
+    longer = (*SHORT, "--set", "run.total_steps=28", "--set", "run.batch_size=3")
+    assert tiny_data.train(run, *longer) == 1
+    message = capsys.readouterr().err
+    assert "run.total_steps: 21 -> 28" in message
+    assert "run.batch_size: 4 -> 3" in message
+    assert "--allow-changes" in message
+    assert read_record(run / STATE_NAME)["step"] == 21
+    assert tiny_data.train(run, *longer, "--allow-changes") == 0
+    assert read_record(run / STATE_NAME)["step"] == 28
+    assert load_config(run / "config.toml").run.batch_size == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["model.denoiser.n_groups=2", "diffusion.schedule=linear", "preprocessing.centre=grid"],
+)
+def test_another_model_is_never_allowed(
+    finished: Path, tiny_data: TinyData, capsys: pytest.CaptureFixture[str], change: str
+) -> None:
+    assert tiny_data.train(finished, *SHORT, "--set", change, "--allow-changes") == 1
+    message = capsys.readouterr().err
+    # A cache of other preprocessing is found out even before.
+    assert "of another model" in message or "prepared with other settings" in message
+    assert change.partition("=")[0].split(".")[-1] in message
+
+
+def test_other_patients_need_to_be_allowed(
+    finished: Path, tiny_data: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = tmp_path / "split.json"
+    split.write_text(json.dumps({"training": TRAINING[:2], "validation": TRAINING[2:]}))
+    arguments = tiny_data.arguments(finished, *SHORT, "--split", str(split))
+    assert main(arguments) == 1
+    message = capsys.readouterr().err
+    assert "the training cases are others" in message
+    assert "the validation cases are others" in message
+
+
+def test_resume_and_no_resume_insist(
+    finished: Path, tiny_data: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tiny_data.train(finished, *SHORT, "--no-resume") == 1
+    assert "--no-resume would overwrite" in capsys.readouterr().err
+    assert tiny_data.train(tmp_path / "new", *SHORT, "--resume") == 1
+    assert "no run to go on with" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_folder_belongs_to_one_process(
+    finished: Path, tiny_data: TinyData, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("fcntl", reason="no lock on Windows")
+    with locked(finished):
+        assert tiny_data.train(finished, *SHORT) == 1
+        assert "Another process" in capsys.readouterr().err
+        with pytest.raises(DiffsegError), locked(finished):
+            pass
+    with locked(finished):
+        pass
+
+
+def test_state_of_an_earlier_version_without_new_settings_goes_on(
+    finished: Path, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    from safetensors.torch import save_file
+
+    run = tmp_path / "run"
+    run.mkdir()
+    record = read_record(finished / STATE_NAME)
+    del record["config"]["optimiser"]["ema_warmup"]
+    record["provenance"] = {"data_hash": record["provenance"]["data_hash"]}
+    tensors = load_state_tensors(finished) | {"rng.cpu": torch.get_rng_state()}
+    save_file(tensors, run / STATE_NAME, {"diffseg_training": json.dumps(record)})
+    assert tiny_data.train(run, *SHORT) == 0
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "complaint"),
+    [
+        ("--data", "nowhere", "not a slice cache"),
+        ("--split", "nowhere.json", "not a split file"),
+        ("--device", "tpu", "device"),
+        ("--set", "run.steps=3", "Unknown setting run.steps"),
+    ],
+)
+def test_wrong_input_is_named_without_a_traceback(
+    tiny_data: TinyData,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    value: str,
+    complaint: str,
+) -> None:
+    assert tiny_data.train(tmp_path / "run", option, value) == 1
+    assert complaint in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_split_without_validation_trains_without(tiny_data: TinyData, tmp_path: Path) -> None:
+    split = tmp_path / "split.json"
+    split.write_text(json.dumps({"training": TRAINING, "validation": []}))
+    arguments = tiny_data.arguments(tmp_path / "run", *SHORT, "--split", str(split))
+    assert main(arguments) == 0
+    assert read_record(tmp_path / "run" / STATE_NAME)["step"] == 21
+    assert not (tmp_path / "run" / "validation.csv").exists()
+
+
+def test_gradients_that_are_not_finite_end_with_advice(
+    tiny_data: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wild = ("--set", "optimiser.learning_rate=1e30", "--set", "optimiser.clip_norm=0")
+    assert tiny_data.train(tmp_path / "run", *SHORT, *wild) == 1
+    assert "lower optimiser.learning_rate" in capsys.readouterr().err
