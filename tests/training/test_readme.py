@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import importlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[2] / "training" / "README.md"
+COMMANDS = re.findall(r"^python -m (training\.\w+)(.*)$", README.read_text("utf-8"), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("module", "arguments"), COMMANDS)
+def test_command_of_the_readme_is_understood(
+    module: str, arguments: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = importlib.import_module(module)
+    make_parser = getattr(command, "make_parser", None)
+    if make_parser is not None:
+        make_parser().parse_args(shlex.split(arguments))
+        return
+    with pytest.raises(SystemExit) as stop:
+        command.main(["--help"])
+    assert stop.value.code == 0
+    options = re.findall(r"--\w[\w-]*", arguments)
+    printed = capsys.readouterr().out
+    assert all(option in printed for option in options)
+
+
+def test_readme_shows_every_command() -> None:
+    folder = README.parent
+    commands = {
+        f"training.{path.stem}"
+        for path in folder.glob("*.py")
+        if "__main__" in path.read_text("utf-8")
+    }
+    assert commands == {module for module, _ in COMMANDS}
+
+
+def test_files_named_in_the_readme_exist() -> None:
+    text = README.read_text("utf-8")
+    named = re.findall(r"\]\(([^)]+)\)", text)
+    assert named
+    assert not [name for name in named if not (README.parent / name).exists()]

@@ -1,0 +1,133 @@
+"""A run to a model file: ``python -m training.export RUN OUT.safetensors``.
+
+The file holds the averaged weights with every configuration and where they come from; it is what
+the viewer, the command line and the evaluation load.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from napari_diffseg.core.checkpoint import (
+    LoadedModel,
+    ModelCard,
+    load_checkpoint,
+    save_checkpoint,
+)
+from napari_diffseg.core.errors import CheckpointError, DiffsegError
+from napari_diffseg.core.model import DiffusionModel
+from napari_diffseg.core.serialisation import from_dict, to_dict
+from training.config import TrainingConfig
+from training.logs import read_validation
+from training.state import BEST_NAME, STATE_NAME, load_average
+
+
+def export_run(
+    folder: Path,
+    out: Path,
+    *,
+    weights: Literal["last", "best"] = "last",
+    dtype: Literal["float32", "float16"] = "float32",
+    name: str | None = None,
+    description: str = "",
+    steps: int | None = None,
+) -> LoadedModel:
+    """Write the averaged weights of a run as a model file, and read it back.
+
+    Parameters
+    ----------
+    folder
+        The run; it may still be going on.
+    out
+        The model file, ``.safetensors``.
+    weights
+        Of the last state on the disk, or of the best validation.
+    dtype
+        ``float16`` halves the file.
+    name, description
+        For the model's card; the name is the folder's unless it is given.
+    steps
+        Recommended sampling steps; by default those that were validated.
+
+    Raises
+    ------
+    CheckpointError
+        If there is nothing to export yet, or it is damaged.
+    """
+    path = folder / (STATE_NAME if weights == "last" else BEST_NAME)
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist (yet): is {folder} the folder of a run?")
+    if out.suffix != ".safetensors":
+        raise CheckpointError(f"{out} must end with .safetensors.")
+    average, record = load_average(path)
+    config = from_dict(TrainingConfig, record["config"])
+    network = DiffusionModel(config.model, config.diffusion)
+    try:
+        network.load_state_dict(average)
+    except RuntimeError as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    card = ModelCard(
+        name=name or folder.resolve().name,
+        description=description,
+        recommended_steps=steps or config.run.validation_steps,
+    )
+    origin = {**record["provenance"], **_describe_training(folder, weights, record, config)}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(out, network, config.preprocessing, card, origin, dtype)
+    return load_checkpoint(out)
+
+
+def _describe_training(
+    folder: Path, weights: str, record: dict[str, Any], config: TrainingConfig
+) -> dict[str, Any]:
+    described = {
+        "weights": f"{weights}, exponential moving average",
+        "steps": record["step"],
+        "images_seen": record["step"] * config.run.batch_size,
+        "training_s": round(record["seconds"]),
+    }
+    validation = read_validation(folder, record["step"])
+    if validation:
+        described["validation"] = validation
+    # Networks, diffusion and preprocessing have their own place in the file.
+    for section in ("data", "augmentation", "loss", "optimiser", "run"):
+        settings = getattr(config, section)
+        described[f"config_{section}"] = None if settings is None else to_dict(settings)
+    return described
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    parser = argparse.ArgumentParser(
+        "python -m training.export", description="Make a model file of a run."
+    )
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("out", type=Path, help="model file to write, .safetensors")
+    parser.add_argument("--weights", choices=("last", "best"), default="last")
+    parser.add_argument("--dtype", choices=("float32", "float16"), default="float32")
+    parser.add_argument("--name", help="what the model is called in lists")
+    parser.add_argument("--description", default="", help="what it is for, and its limits")
+    parser.add_argument("--steps", type=int, help="recommended sampling steps")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    options = vars(make_parser().parse_args(arguments))
+    try:
+        model = export_run(options.pop("run"), options.pop("out"), **options)
+    except (DiffsegError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    size_mb = model.path.stat().st_size / 1e6
+    print(f"{model.path}: {model.card.name}, {model.provenance['steps']} steps, {size_mb:.1f} MB")
+    print(f"sha256 {model.sha256}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
