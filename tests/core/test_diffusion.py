@@ -198,8 +198,9 @@ def test_mask_loss_by_hand():
     assert float(undecided) == pytest.approx(math.log(2) + 0.5 * 0.4)
     perfect = diffusion.compute_mask_loss((mask - 0.5) * 60.0, mask, dice_weight=0.5)
     assert float(perfect) == pytest.approx(0.0, abs=1e-6)
-    empty = diffusion.compute_mask_loss(torch.full_like(mask, -60.0), 0 * mask, dice_weight=0.5)
-    assert float(empty) == pytest.approx(0.0, abs=1e-6)
+    # Without tumour it is the cross-entropy alone.
+    empty = diffusion.compute_mask_loss(torch.zeros_like(mask), 0 * mask, dice_weight=0.5)
+    assert float(empty) == pytest.approx(math.log(2))
 
 
 @pytest.mark.parametrize(

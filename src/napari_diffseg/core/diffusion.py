@@ -239,8 +239,10 @@ def _approximate_normal_cdf(x: Tensor) -> Tensor:
 def compute_mask_loss(logits: Tensor, wt_mask: Tensor, dice_weight: float) -> Tensor:
     """Return binary cross-entropy plus weighted soft Dice, (B,), for x_0 prediction.
 
-    The Dice term of each sample is ``1 - (2 sum(p y) + 1) / (sum(p) + sum(y) + 1)`` (Milletari
-    et al. 2016, 1606.04797, without the squares); the ones make it defined on empty masks.
+    The Dice term of a sample is ``1 - (2 sum(p y) + 1) / (sum(p) + sum(y) + 1)`` (Milletari et al.
+    2016, 1606.04797, without the squares). Samples without tumour have none: there is no overlap
+    to be gained, and the term would teach silence on the faint ends of a tumour too; the
+    cross-entropy alone says what is false there.
     """
     logits, wt_mask = logits.float(), wt_mask.float()
     entropy = F.binary_cross_entropy_with_logits(logits, wt_mask, reduction="none")
@@ -248,4 +250,4 @@ def compute_mask_loss(logits: Tensor, wt_mask: Tensor, dice_weight: float) -> Te
     target = wt_mask.flatten(1)
     overlap = 2.0 * (probability * target).sum(1) + 1.0
     dice = 1.0 - overlap / (probability.sum(1) + target.sum(1) + 1.0)
-    return entropy.flatten(1).mean(1) + dice_weight * dice
+    return entropy.flatten(1).mean(1) + dice_weight * dice * target.amax(1)
