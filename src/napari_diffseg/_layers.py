@@ -16,7 +16,7 @@ import numpy as np
 from napari_diffseg.core.brats import MODALITIES
 
 if TYPE_CHECKING:
-    from napari.components import Dims
+    from napari.components import Dims, LayerList
     from napari.layers import Layer
     from napari.utils.colormaps import Colormap
     from numpy.typing import NDArray
@@ -189,6 +189,13 @@ def draw_outline(layer: Layer) -> None:
     """Draw a mask as its outline, which a reader cannot ask for."""
     layer.contour = 1
     layer.opacity = 1.0
+
+
+def activate_image(layers: LayerList, case: Case) -> None:
+    """Make the uppermost image of a case the active layer, rather than a mask with its brushes."""
+    images = find_layers(layers, role="image", case=case)
+    if images:
+        layers.selection.active = images[-1]
 
 
 def find_slice(dims: Dims, geometry: Geometry) -> int:

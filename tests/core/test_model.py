@@ -72,9 +72,7 @@ def test_the_fast_model_is_thousands_of_times_smaller_to_run_than_the_published_
         assert fast.prior_encoder is not None
         a_step = multiplications(published, torch.zeros(1, 5, 224, 224), torch.zeros(1))
         context = torch.zeros(1, 64, 56, 56)
-        light = multiplications(
-            fast.denoiser, torch.zeros(1, 2, 224, 224), torch.zeros(1), context
-        )
+        light = multiplications(fast.denoiser, torch.zeros(1, 2, 224, 224), torch.zeros(1), context)
         once = multiplications(fast.prior_encoder, torch.zeros(1, 4, 224, 224))
     assert 1000 * a_step > 2000 * (8 * light + once)
 

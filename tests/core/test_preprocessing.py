@@ -65,9 +65,7 @@ def test_cut_and_restore_return_every_voxel_of_the_brain(shape: tuple[int, int])
 
 
 def test_a_large_brain_gets_a_larger_window() -> None:
-    window = find_window(
-        brain_box((1, 100, 100), slice(5, 95), slice(30, 60)), (1.0, 1.0), CONFIG
-    )
+    window = find_window(brain_box((1, 100, 100), slice(5, 95), slice(30, 60)), (1.0, 1.0), CONFIG)
     assert window.shape == (96, 32)
     assert window.start[0] <= 5
     assert window.start[0] + window.shape[0] >= 95

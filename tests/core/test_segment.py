@@ -214,9 +214,7 @@ def test_more_steps_than_training_fails_with_advice(model: Any) -> None:
     assert isinstance(event.exception, ParameterError)
 
 
-def test_the_memory_budget_limits_the_batch(
-    model: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_memory_budget_limits_the_batch(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segment_module, "estimate_sample_mb", lambda *_: 400.0)
     events = drain(segment(CASE, model, PARAMS))
     assert isinstance(events[0], Started)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, Signal
 
-from napari_diffseg._layers import find_cases
+from napari_diffseg._layers import activate_image, find_cases
 from napari_diffseg._worker import Task
 from napari_diffseg.core.errors import DiffsegError
 
@@ -66,7 +66,9 @@ class Opener(QObject):
         if isinstance(result, list):
             for data, parameters, kind in result:
                 self._viewer.add_layer(Layer.create(data, parameters, kind))
-            self.opened.emit(find_cases(self._viewer.layers)[-1])
+            case = find_cases(self._viewer.layers)[-1]
+            activate_image(self._viewer.layers, case)
+            self.opened.emit(case)
             return
         for case in find_cases(self._viewer.layers):
             if case.files == result:

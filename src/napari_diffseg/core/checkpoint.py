@@ -183,9 +183,7 @@ def import_published(path: Path | str, config: UNetConfig | None = None) -> Load
         recommended_steps=network.diffusion.num_train_timesteps,
         recommended_sampler="ddpm",
     )
-    return LoadedModel(
-        prepare_network(network), PAPER_PREPROCESSING, card, path, _hash_file(path)
-    )
+    return LoadedModel(prepare_network(network), PAPER_PREPROCESSING, card, path, _hash_file(path))
 
 
 def prepare_network(network: DiffusionModel) -> DiffusionModel:

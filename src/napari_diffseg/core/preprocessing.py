@@ -178,9 +178,7 @@ def find_window(
             length = max(wanted, -(-size // config.stride) * config.stride)
         start.append((first + last) // 2 - length // 2)
         shape.append(length)
-    return Window(
-        source_shape, (grid[0], grid[1]), (start[0], start[1]), (shape[0], shape[1])
-    )
+    return Window(source_shape, (grid[0], grid[1]), (start[0], start[1]), (shape[0], shape[1]))
 
 
 @dataclass(frozen=True)
