@@ -97,9 +97,12 @@ class LossConfig:
     """Noise draws of each image (the prior encoder is run once for all of them)."""
     t_density: Literal["uniform", "linear"] = "uniform"
     """Density of the timesteps: all alike, or proportional to t (more noise, more often)."""
+    own_estimates: float = 0.0
+    """Share of the draws in which the network's own estimate of x_0 is noised, not the truth."""
 
     def __post_init__(self) -> None:
         _check_range("loss.n_draws", self.n_draws, 1)
+        _check_range("loss.own_estimates", self.own_estimates, 0.0, 1.0)
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,11 @@ from torch import Tensor
 from napari_diffseg.core.diffusion import (
     compute_hybrid_loss,
     compute_mask_loss,
+    decode_output,
     encode_mask,
     q_sample,
 )
-from napari_diffseg.core.model import DiffusionModel
+from napari_diffseg.core.model import DiffusionModel, EncodedPrior
 from napari_diffseg.core.serialisation import to_dict
 from training.config import OptimiserConfig, RunConfig, TrainingConfig
 from training.data import BatchPlan, SliceCache, load_batch
@@ -184,12 +185,13 @@ class Trainer:
         x_t = q_sample(x_0, row, noise, schedule)
         t = torch.from_numpy(schedule.timesteps)[row].to(self.device)
         images = images.contiguous(memory_format=torch.channels_last)
-        # The last number that this step draws. Dropout, which takes torch's own generator, is
-        # then a function of (run seed, step) as well.
+        # Dropout takes torch's own generator; so it is a function of (run seed, step) as well.
         dropout_seed = int(torch.randint(2**62, (), generator=generator))
         with self._seeded(dropout_seed), self._autocast():
             prior = self.network.encode_prior(images)
-            output = self.network(x_t, t, prior[which.to(self.device)])
+            given = prior[which.to(self.device)]
+            x_t = self._with_own_estimates(x_0, x_t, row, noise, given, generator)
+            output = self.network(x_t, t, given)
         if config.diffusion.prediction == "epsilon":
             if config.diffusion.variance == "learned_range":
                 mse, vlb = compute_hybrid_loss(output, x_0, x_t, row, noise, schedule)
@@ -201,6 +203,44 @@ class Trainer:
             own = compute_mask_loss(prior.image, masks, weight).mean()
             terms["prior"] = config.loss.prior_weight * own
         return terms
+
+    @torch.no_grad()
+    def _with_own_estimates(
+        self,
+        x_0: Tensor,
+        x_t: Tensor,
+        row: Tensor,
+        noise: Tensor,
+        prior: EncodedPrior,
+        generator: torch.Generator,
+    ) -> Tensor:
+        """Noise the network's own estimate of x_0 instead of the truth, for some of the draws.
+
+        When sampling, the network is fed its own earlier estimates. Trained on noised truth alone
+        it trusts them too much, and errors grow with the number of steps (self-aligned denoising,
+        Ji et al. 2023, 2303.17559).
+        """
+        fraction = self.config.loss.own_estimates
+        if fraction == 0.0:
+            return x_t
+        schedule, diffusion = self._schedule, self.config.diffusion
+        own = torch.rand(len(row), generator=generator) < fraction
+        share = torch.rand(len(row), generator=generator)
+        earlier_noise = torch.randn(noise.shape, generator=generator).to(self.device)
+        if not bool(own.any()):
+            return x_t
+        # A state that sampling visits before this one: anywhere from here to pure noise.
+        earlier = (row + share * (len(schedule) - row)).long().clamp(max=len(schedule) - 1)[own]
+        here = own.to(self.device)
+        state = q_sample(x_0[here], earlier, earlier_noise[here], schedule)
+        t = torch.from_numpy(schedule.timesteps)[earlier].to(self.device)
+        # Weights that are cast here carry no gradient: they must not stay in autocast's cache.
+        with self._autocast(cache_enabled=False):
+            output = self.network(state, t, prior[here])
+        estimate = decode_output(output, state, earlier, schedule, diffusion).x_0_hat
+        out = x_t.clone()
+        out[here] = q_sample(estimate, row[own], noise[here], schedule)
+        return out
 
     def _draw_rows(self, n: int, generator: torch.Generator) -> Tensor:
         total = len(self._schedule)
@@ -216,10 +256,12 @@ class Trainer:
             torch.manual_seed(seed)
             yield
 
-    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
+    def _autocast(self, cache_enabled: bool = True) -> contextlib.AbstractContextManager[Any]:
         if self._autocast_type is None:
             return contextlib.nullcontext()
-        return torch.autocast(self.device.type, dtype=self._autocast_type)
+        return torch.autocast(
+            self.device.type, dtype=self._autocast_type, cache_enabled=cache_enabled
+        )
 
     def train(
         self,

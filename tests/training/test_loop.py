@@ -248,3 +248,34 @@ def test_half_written_state_does_no_harm(tiny_data: TinyData, tmp_path: Path) ->
     assert again.step == 2
     again.save()
     assert not list(tmp_path.glob("*.tmp"))
+
+
+# --- own estimates --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_own_estimates_leave_every_weight_its_gradient(
+    tiny_data: TinyData, tmp_path: Path, precision: str
+) -> None:
+    trainer = make_trainer(
+        tiny_data, tmp_path, "loss.own_estimates=1.0", f'run.precision="{precision}"'
+    )
+    run(trainer, 3)  # the last layers start at 0 and hold gradients back for a step each
+    without = [
+        name
+        for name, weight in trainer.network.named_parameters()
+        if weight.grad is None or not bool(weight.grad.any())
+    ]
+    assert without == []
+
+
+def test_own_estimates_change_what_the_denoiser_learns_from_and_are_reproducible(
+    tiny_data: TinyData, tmp_path: Path
+) -> None:
+    def losses(name: str, share: float) -> list[float]:
+        trainer = make_trainer(tiny_data, tmp_path / name, f"loss.own_estimates={share}")
+        return [result.terms["mask"] for result in run(trainer, 4)]
+
+    half = losses("a", 0.5)
+    assert half == losses("b", 0.5)
+    assert half != losses("c", 0.0)
