@@ -44,16 +44,16 @@ def test_every_sample_is_shown_at_once_and_the_visible_slice_comes_first(
     desk.go_to(case, 4)
     desk.widget.parameters.whole_volume.click()
     desk.click(desk.widget.run.button)
-    slow_motion.go(1)
-    desk.wait(lambda: "mean" in desk.roles)
-    assert not desk.layer("mean").data.any()
+    slow_motion.go(2)
+    desk.wait(lambda: slow_motion.n_steps == 1)
+    assert "mean" not in desk.roles
     while not any(isinstance(event, SampleDone) for event in slow_motion.events):
         n_events = len(slow_motion.events)
         slow_motion.go(1)
         desk.wait(lambda n=n_events: len(slow_motion.events) > n)
     first = next(event for event in slow_motion.events if isinstance(event, SampleDone))
     assert first.z == 4
-    desk.wait(lambda: bool(desk.layer("mean").data.any()))
+    desk.wait(lambda: "mean" in desk.roles)
     np.testing.assert_allclose(desk.layer("mean").data[4], first.probability / 255, atol=1e-6)
     np.testing.assert_array_equal(desk.layer("mask").data[4], first.probability >= 128)
     assert desk.widget.run.state == "running"
@@ -85,7 +85,7 @@ def test_segment_turns_into_cancel_which_acts_within_one_step(
     assert slow_motion.n_steps <= 4
     assert isinstance(slow_motion.events[-1], Cancelled)
     assert desk.widget.run.button.text() == "Segment"
-    assert desk.widget.run.status.full_text().startswith("Cancelled.")
+    assert desk.widget.run.status.full_text() == "Cancelled before the first sample."
 
 
 def test_samples_that_were_drawn_before_a_cancel_stay_and_are_not_drawn_again(
@@ -181,6 +181,29 @@ def test_another_seed_or_steps_replace_the_results(
     desk.segment()
     assert desk.layer("mean").metadata["diffseg"]["run"] != run
     assert (desk.layer("mean").data != before).any()
+
+
+def test_a_run_that_is_cancelled_before_its_first_sample_replaces_nothing(
+    make_desk: Callable[..., Desk], slow_motion: SlowMotion, case_folder: Path
+) -> None:
+    desk = make_desk(slow_motion)
+    desk.open(case_folder)
+    slow_motion.go(1 + 3 + 5 * 2 + 1)  # Started, three steps, five samples and members, Finished
+    desk.segment()
+    mean = desk.layer("mean").data.copy()
+    desk.widget.parameters.seed.setValue(1)
+    desk.click(desk.widget.run.button)
+    slow_motion.events.clear()
+    slow_motion.go(2)
+    desk.wait(lambda: slow_motion.n_steps == 1)
+    desk.click(desk.widget.run.button)
+    slow_motion.go()
+    desk.wait_until_ready()
+    assert desk.widget.run.status.full_text() == "Cancelled before the first sample."
+    np.testing.assert_array_equal(desk.layer("mean").data, mean)
+    assert desk.widget.ensemble.isEnabled()
+    desk.widget.ensemble.members.setValue(1)
+    desk.wait(lambda: bool((desk.layer("mean").data != mean).any()))
 
 
 def test_results_are_kept_if_asked_for(desk: Desk, case_folder: Path) -> None:

@@ -94,6 +94,7 @@ class DiffsegWidget(QWidget):
         self.run.cancel_wanted.connect(self._cancel)
         self._runner.preparing.connect(self.run.status.setText)
         self._runner.model_ready.connect(self._show_model)
+        self._runner.planned.connect(self._plan)
         self._runner.began.connect(self._begin)
         self._runner.sampled.connect(self._take_sample)
         self._runner.progressed.connect(self._show_progress)
@@ -210,6 +211,7 @@ class DiffsegWidget(QWidget):
         self.run.set_progress(0)
         self.run.set_state("running")
         self.run.status.setText("Starting …")
+        self._n_drawn = 0
         self._runner.start(
             case,
             self._recipe(),
@@ -222,8 +224,10 @@ class DiffsegWidget(QWidget):
         self.run.set_state("cancelling")
         self._runner.cancel()
 
-    def _begin(self, run: Run, n_samples: int, replaced: Run | None) -> None:
+    def _plan(self, n_samples: int) -> None:
         self._n_drawn, self._n_planned = 0, n_samples
+
+    def _begin(self, run: Run, replaced: Run | None) -> None:
         if replaced is not None and self.parameters.choices().keep_results:
             self._layers.put_aside(replaced)
         elif replaced is not None:
@@ -268,7 +272,11 @@ class DiffsegWidget(QWidget):
                 "to draw others.",
             )
         elif isinstance(event, Cancelled):
-            self.run.status.setText(f"Cancelled. {self._n_drawn} samples were drawn and stay.")
+            self.run.status.setText(
+                f"Cancelled. {self._n_drawn} samples were drawn and stay."
+                if self._n_drawn
+                else "Cancelled before the first sample."
+            )
         elif isinstance(event, Finished):
             done = np.flatnonzero(run.is_sampled)
             where = describe_slices(done, run.case.geometry)

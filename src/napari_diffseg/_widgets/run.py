@@ -127,13 +127,11 @@ class Run:
     def evaluated(self) -> NDArray[np.bool_]:
         """(Z,) bool: slices on which the mask can be judged.
 
-        Those with a sample, and those that were asked for but show no brain: the mask is rightly
-        empty there.
+        Those with a sample; and, once these are all, those that were asked for but show no brain:
+        the mask is rightly empty there.
         """
-        evaluated = self.is_sampled.copy()
-        if evaluated.any():
-            evaluated |= self.asked & ~self.planned
-        return evaluated
+        sampled = self.is_sampled
+        return self.asked | sampled if (sampled | ~self.planned).all() else sampled
 
     def member_volumes_ml(self) -> NDArray[np.float64]:
         """Return the volumes of those members in view that have every sampled slice."""

@@ -45,7 +45,8 @@ class Runner(QObject):
 
     preparing = Signal(str)
     model_ready = Signal(object)  # ModelReady
-    began = Signal(object, int, object)  # the run, samples to draw, the run it replaces or None
+    planned = Signal(int)  # samples to draw
+    began = Signal(object, object)  # the run has something to show; the run it replaces or None
     sampled = Signal(object, object)  # the run, SampleDone
     progressed = Signal(object)  # Progress
     warned = Signal(str)
@@ -145,6 +146,8 @@ class Runner(QObject):
         if isinstance(event, Started | StepDone | SampleDone | Downgraded):
             self._progress.update(event)
         if isinstance(event, SampleDone):
+            if run not in self._runs:
+                self._replace(run)
             run.add(event)
             self.sampled.emit(run, event)
         elif isinstance(event, StepDone):
@@ -156,22 +159,25 @@ class Runner(QObject):
             run.recipe = self._resolve(run.recipe)
             self.model_ready.emit(event)
         elif isinstance(event, Started):
-            self._begin(run, event)
+            self._plan(run, event)
         elif isinstance(event, Downgraded):
             self.warned.emit(event.message)
         elif isinstance(event, ENDS):
             self._end(run, event)
 
-    def _begin(self, run: Run, event: Started) -> None:
+    def _plan(self, run: Run, event: Started) -> None:
         assert self._request is not None
-        replaced = self.find_run(run.case)
-        if replaced is not run:
-            self._runs = [kept for kept in self._runs if kept is not replaced]
-            self._runs.append(run)
         run.make_room(self._request.n_samples)
         run.ask(self._request.z_range, event.z_indices)
-        n_samples = event.n_network_calls // event.n_steps
-        self.began.emit(run, n_samples, None if replaced is run else replaced)
+        self.planned.emit(event.n_network_calls // event.n_steps)
+        if run in self._runs:
+            self.began.emit(run, None)
+
+    def _replace(self, run: Run) -> None:
+        """Let a run take the place of the one before, now that it has a sample to show."""
+        replaced = self.find_run(run.case)
+        self._runs = [*(kept for kept in self._runs if kept is not replaced), run]
+        self.began.emit(run, replaced)
 
     def _end(self, run: Run, event: RunEvent) -> None:
         self._job = self._request = self._run = None
