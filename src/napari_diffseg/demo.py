@@ -74,7 +74,7 @@ def show_tumour(viewer: Viewer, case: Case) -> None:
     z = int(np.argmax(case.wt_truth.sum(axis=(1, 2))))
     viewer.dims.set_point(viewer.dims.ndim - 3, slice_position_mm(case.geometry, z))
     activate_image(viewer.layers, case)
-    viewer.reset_view()
+    viewer.fit_to_view()
 
 
 def segment_and_wait(widget: DiffsegWidget) -> None:

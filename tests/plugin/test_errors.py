@@ -112,6 +112,27 @@ def test_a_slice_without_brain_says_so(desk: Desk, case_folder: Path) -> None:
     assert "mean" not in desk.roles
 
 
+def test_too_many_samples_for_the_memory_say_so(
+    desk: Desk, case_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from napari_diffseg.core import ensemble
+
+    def refuse(*_: object) -> None:
+        raise MemoryError
+
+    desk.open(case_folder)
+    desk.segment()
+    monkeypatch.setattr(ensemble.np, "zeros", refuse)
+    desk.widget.parameters.n_samples.setValue(100)
+    desk.click(desk.widget.run.button)
+    monkeypatch.undo()
+    assert "Choose fewer samples" in desk.widget.run.message.text()
+    assert desk.widget.run.state == "ready"
+    desk.widget.parameters.n_samples.setValue(6)
+    desk.segment()
+    assert desk.layer("samples").data.shape[0] == 6
+
+
 def test_the_button_opens_a_case(
     desk: Desk, case_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

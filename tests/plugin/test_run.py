@@ -170,6 +170,18 @@ def test_a_range_of_slices_is_typed_in_the_files_numbers(desk: Desk, case_folder
     assert desk.widget.readout.slices.text() == "slices 4–5"
 
 
+def test_the_view_stays_where_the_user_has_zoomed(desk: Desk, case_folder: Path) -> None:
+    desk.open(case_folder)
+    camera = desk.viewer.scene.camera
+    camera.zoom, camera.center = 17.0, (0.0, -110.0, -70.0)
+    for seed in (0, 1):
+        desk.widget.parameters.seed.setValue(seed)
+        desk.segment()
+        assert camera.zoom == 17.0
+        assert camera.center[-2:] == (-110.0, -70.0)
+        assert desk.viewer.dims.current_step[1] == TUMOUR_Z
+
+
 @pytest.mark.parametrize("change", ["seed", "n_steps"])
 def test_another_seed_or_steps_replace_the_results(
     desk: Desk, case_folder: Path, change: str

@@ -23,6 +23,7 @@ from napari_diffseg._widgets.review import Review
 from napari_diffseg._widgets.run import Recipe, Run
 from napari_diffseg._widgets.run_section import RunSection, format_duration
 from napari_diffseg._widgets.runner import Runner
+from napari_diffseg.core.errors import DiffsegError
 from napari_diffseg.core.events import Cancelled, Failed, Finished, SampleDone
 
 if TYPE_CHECKING:
@@ -212,13 +213,16 @@ class DiffsegWidget(QWidget):
         self.run.set_state("running")
         self.run.status.setText("Starting …")
         self._n_drawn = 0
-        self._runner.start(
-            case,
-            self._recipe(),
-            self.parameters.choices().n_samples,
-            self._z_range(case),
-            find_slice(self._viewer.dims, case.geometry),
-        )
+        try:
+            self._runner.start(
+                case,
+                self._recipe(),
+                self.parameters.choices().n_samples,
+                self._z_range(case),
+                find_slice(self._viewer.dims, case.geometry),
+            )
+        except DiffsegError as error:
+            self._fail(str(error))
 
     def _cancel(self) -> None:
         self.run.set_state("cancelling")
@@ -228,12 +232,12 @@ class DiffsegWidget(QWidget):
         self._n_drawn, self._n_planned = 0, n_samples
 
     def _begin(self, run: Run, replaced: Run | None) -> None:
+        self._layers.show(run, self.ensemble.chosen_overlay())
+        self._layers.update_members(run)
         if replaced is not None and self.parameters.choices().keep_results:
             self._layers.put_aside(replaced)
         elif replaced is not None:
             self._layers.remove(replaced)
-        self._layers.show(run, self.ensemble.chosen_overlay())
-        self._layers.update_members(run)
         if run.case is self._desk.current:
             self._review.begin(run)
 

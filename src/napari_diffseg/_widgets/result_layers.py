@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from napari_diffseg._layers import (
@@ -38,6 +39,11 @@ class ResultLayers:
 
         Maps go below the outline of the truth, the mask on top.
         """
+        with _steady_view(self._viewer):
+            self._add_missing(run)
+        self.set_overlay(run, overlay)
+
+    def _add_missing(self, run: Run) -> None:
         from napari.layers import Layer as AnyLayer
 
         layers = self._viewer.layers
@@ -66,7 +72,6 @@ class ResultLayers:
             elif role != "samples":
                 layer.colorbar.visible = True
         layers.selection = active & set(layers)
-        self.set_overlay(run, overlay)
 
     def update_members(self, run: Run) -> None:
         """Show the members from where they are in memory now."""
@@ -96,14 +101,24 @@ class ResultLayers:
 
     def remove(self, run: Run) -> None:
         """Take a run's layers away."""
-        for layer in self.of_run(run).values():
-            self._viewer.layers.remove(layer)
+        with _steady_view(self._viewer):
+            for layer in self.of_run(run).values():
+                self._viewer.layers.remove(layer)
 
     def put_aside(self, run: Run) -> None:
         """Keep a run's layers, hidden, and let their names say which run it was."""
         for layer in self.of_run(run).values():
             layer.visible = False
             layer.name = f"{layer.name} (seed {run.recipe.seed}, {run.id[:4]})"
+
+
+@contextmanager
+def _steady_view(viewer: ViewerModel) -> Iterator[None]:
+    """Keep what is on screen: napari fits all to the view when the sample axis comes or goes."""
+    camera = viewer.scene.camera
+    kept = {name: getattr(camera, name) for name in ("center", "zoom", "angles")}
+    yield
+    camera.update(kept)
 
 
 def _details(run: Run) -> dict[str, object]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from napari_diffseg.core.events import SampleDone
 
 DRAW_MS = 80  # samples that come within this time are drawn together
+DRAW_3D_MS = 1000  # whole volumes go to the graphics card
 REST_MS = 30  # a slider acts on the visible slice at once, on the others when it rests so long
 NUMBERS_MS = 200
 DISTANCE_MS = 150
@@ -92,7 +93,6 @@ class Review(QObject):
         self._changed.add(sample.z)
         if not self._draw_timer.isActive():
             self._draw()
-            self._draw_timer.start(DRAW_MS)
         if not self._numbers_timer.isActive():
             self._numbers_timer.start(NUMBERS_MS)
 
@@ -153,7 +153,8 @@ class Review(QObject):
         if self._run is not None and self._changed:
             self._layers.refresh(self._run, self._changed)
             self._changed.clear()
-            self._draw_timer.start(DRAW_MS)
+            is_3d = self._viewer.dims.ndisplay == 3
+            self._draw_timer.start(DRAW_3D_MS if is_3d else DRAW_MS)
 
     def _show_numbers(self) -> None:
         run, readout = self._run, self._readout

@@ -80,12 +80,16 @@ class Run:
         self.asked[first:end] = True
         self.planned[list(z_indices)] = True
 
-    def make_room(self, n_members: int) -> bool:
-        """Make room for so many members; returns whether the samples have moved in memory."""
-        if n_members <= self.ensemble.n_members:
-            return False
-        self.ensemble.grow(n_members)
-        return True
+    def make_room(self, n_members: int) -> None:
+        """Make room for so many members; the samples may move in memory.
+
+        Raises
+        ------
+        ParameterError
+            If there is no memory for so many.
+        """
+        if n_members > self.ensemble.n_members:
+            self.ensemble.grow(n_members)
 
     def add(self, sample: SampleDone) -> None:
         """Take in a sample and update the maps on its slice."""

@@ -6,7 +6,6 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
 from qtpy.QtCore import QObject, Signal
 
 from napari_diffseg._widgets.engine import (
@@ -98,13 +97,17 @@ class Runner(QObject):
         z_range: tuple[int, int] | None,
         visible_z: int,
     ) -> None:
-        """Draw the samples that are missing; what is there of the same recipe is kept."""
+        """Draw the samples that are missing; what is there of the same recipe is kept.
+
+        Raises
+        ------
+        ParameterError
+            If there is no memory for so many samples.
+        """
         if self._job is not None:
             return
-        run = self.continues(case, recipe)
-        if run is None:
-            run = Run(case, self._resolve(recipe), n_samples)
-        n_more = max(n_samples - run.ensemble.n_members, 0)
+        run = self.continues(case, recipe) or Run(case, self._resolve(recipe), n_samples)
+        run.make_room(n_samples)
         self._run = run
         self._request = Request(
             case=case,
@@ -116,7 +119,7 @@ class Runner(QObject):
             device=recipe.device,
             z_range=z_range,
             priority_z=visible_z,
-            sampled=np.pad(run.ensemble.sampled, ((0, n_more), (0, 0))),
+            sampled=run.ensemble.sampled.copy(),
         )
         self._progress = Progress()
         self._job = Job(partial(iter_run, self._request, self._engine))
@@ -167,7 +170,6 @@ class Runner(QObject):
 
     def _plan(self, run: Run, event: Started) -> None:
         assert self._request is not None
-        run.make_room(self._request.n_samples)
         run.ask(self._request.z_range, event.z_indices)
         self.planned.emit(event.n_network_calls // event.n_steps)
         if run in self._runs:
