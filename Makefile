@@ -82,7 +82,7 @@ format: $(STAMP) ## sort imports, format, mend what ruff can mend
 	@$(VENV)/bin/ruff format --quiet
 
 screenshots: setup need-xvfb ## docs/images, made anew by driving a real window
-	@$(XVFB_RUN) $(PY) -m napari_diffseg.demo --screenshot docs/images/demo.png
+	@$(XVFB_RUN) $(PY) scripts/make_screenshots.py docs/images
 
 clean: ## remove builds and caches (the environment stays)
 	rm -rf build dist .coverage htmlcov .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

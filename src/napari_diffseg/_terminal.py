@@ -125,5 +125,9 @@ def describe_model(model: LoadedModel, title: str) -> str:
     ]
     if model.card.description:
         rows.append(("  about", model.card.description))
-    rows += [(f"  {name}", str(value)) for name, value in sorted(model.provenance.items())]
+    rows += [
+        (f"  {name}", str(value))
+        for name, value in sorted(model.provenance.items())
+        if not isinstance(value, dict)  # whole configurations: for the JSON record, not for a line
+    ]
     return "\n".join(f"{name:16}{' ' * (len(name) > 15)}{text}" for name, text in rows)
