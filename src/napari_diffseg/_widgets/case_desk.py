@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from qtpy.QtCore import QObject, Signal
 
@@ -31,7 +31,6 @@ class CaseDesk(QObject):
         super().__init__(parent)
         self._viewer = viewer
         self._section = section
-        self._parent = parent
         self._switch = CaseSwitch(viewer)
         self._opener = Opener(viewer, self)
         self._cases: list[Case] = []
@@ -99,11 +98,11 @@ class CaseDesk(QObject):
             self.current_changed.emit(case)
 
     def _open_folder(self) -> None:
-        folder = ask_folder(self._parent)
+        folder = ask_folder(cast("QWidget", self.parent()))
         if folder:
             self._opener.open_paths(folder)
 
     def _open_files(self) -> None:
-        files = ask_files(self._parent)
+        files = ask_files(cast("QWidget", self.parent()))
         if files:
             self._opener.open_paths(files)

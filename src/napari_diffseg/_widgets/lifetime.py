@@ -6,40 +6,46 @@ a widget that has work going on must notice for itself. Only public Qt is used.
 
 from __future__ import annotations
 
+from typing import cast
+
 from qtpy.QtCore import QEvent, QObject, Signal
 from qtpy.QtWidgets import QWidget
 
 
 class Lifetime(QObject):
-    """Watches a widget and the outermost window that it is in."""
+    """Watches a widget, its parent, and the outermost window that it is in.
+
+    It refers to the widget as its parent only: a child that held its parent in an attribute would
+    keep it alive in PySide.
+    """
 
     ended = Signal()
     began = Signal()
 
     def __init__(self, widget: QWidget) -> None:
         super().__init__(widget)
-        self._widget = widget
         self._window: QWidget | None = None
         widget.installEventFilter(self)
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802 (Qt's name)
         """Look at events and let them pass."""
-        if watched is self._widget:
+        widget = cast("QWidget", self.parent())
+        if watched is widget:
             if event.type() == QEvent.Type.ParentChange:
-                if self._widget.parentWidget() is None:
+                if widget.parentWidget() is None:
                     self._watch(None)
                     self.ended.emit()
                 else:
-                    self._watch(_outermost(self._widget))
+                    self._watch(_outermost(widget))
                     self.began.emit()
-            elif event.type() == QEvent.Type.Show:
-                self._watch(_outermost(self._widget))
-        elif watched is self._window and event.type() == QEvent.Type.Close:
+            elif event.type() == QEvent.Type.Show and widget.parentWidget() is not None:
+                self._watch(_outermost(widget))
+        elif event.type() == QEvent.Type.Close and watched is self._window:
             self.ended.emit()
         return False
 
     def _watch(self, window: QWidget | None) -> None:
-        if window is self._window or window is self._widget:
+        if window is self._window:
             return
         if self._window is not None:
             self._window.removeEventFilter(self)
