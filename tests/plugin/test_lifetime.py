@@ -13,8 +13,10 @@ from qtpy.QtCore import QThreadPool
 from qtpy.QtWidgets import QDockWidget
 
 from napari_diffseg._layers import find_layers
+from napari_diffseg._widgets import DiffsegWidget
+from napari_diffseg._widgets.engine import Engine
 from napari_diffseg.core.events import Cancelled
-from tests.plugin.conftest import Desk, SlowMotion, write_synthetic
+from tests.plugin.conftest import Desk, SlowMotion, load_tiny, write_synthetic
 
 
 @pytest.fixture(params=[False])
@@ -46,7 +48,7 @@ def dock_of(desk: Desk) -> QDockWidget:
 
 def wait_for_threads(slow_motion: SlowMotion) -> None:
     slow_motion.go()
-    assert QThreadPool.globalInstance().waitForDone(10_000)
+    assert QThreadPool.globalInstance().waitForDone(60_000)
 
 
 def assert_was_cancelled(slow_motion: SlowMotion, n_steps: int) -> None:
@@ -97,6 +99,19 @@ def test_a_widget_that_is_docked_again_works(
     assert running.widget.cases.chooser.count() == 2
     running.segment()
     assert len(find_layers(running.viewer.layers, role="mean")) == 2
+
+
+def test_a_widget_that_is_opened_anew_replaces_what_the_old_one_left(
+    running: Desk, slow_motion: SlowMotion
+) -> None:
+    running.viewer.window.remove_dock_widget(running.widget)
+    wait_for_threads(slow_motion)
+    left = running.layer("mean")
+    running.widget = DiffsegWidget(running.viewer, Engine(load_tiny))
+    running.viewer.window.add_dock_widget(running.widget, name="new")
+    running.segment()
+    assert running.roles.count("mean") == 1
+    assert running.layer("mean") is not left
 
 
 def test_hiding_the_dock_does_not_stop_the_run(running: Desk, slow_motion: SlowMotion) -> None:

@@ -90,4 +90,4 @@ assert widget.run.state == "ready"
 assert "torch" not in sys.modules, "torch"
 """
     environment = {**os.environ, "QT_QPA_PLATFORM": "offscreen"}
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=300)

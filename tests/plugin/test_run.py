@@ -17,6 +17,7 @@ from napari_diffseg.core.events import (
     Started,
     StepDone,
 )
+from tests.core.case_files import write_nifti
 from tests.models import tiny_model
 from tests.plugin.conftest import TUMOUR_Z, Desk, SlowMotion, load_tiny
 
@@ -245,6 +246,26 @@ def test_a_typed_number_of_steps_that_is_the_recommended_one_continues(
     desk.widget.parameters.n_samples.setValue(6)
     desk.segment()
     assert desk.layer("mean").metadata["diffseg"]["run"] == run
+
+
+def test_a_case_of_one_slice_is_segmented(desk: Desk, case_folder: Path, tmp_path: Path) -> None:
+    import nibabel as nib
+
+    for path in case_folder.iterdir():
+        role = path.name.split("_")[-1].split(".")[0]
+        array = np.asarray(nib.load(path).dataobj)[:, :, 5]
+        write_nifti(tmp_path / "slices" / f"case_{role}_080_w.nii.gz", array, np.eye(4))
+    desk.viewer.open(tmp_path / "slices", plugin="napari-diffseg")
+    assert "(80)" in desk.widget.parameters.this_slice.text()
+    for region in (desk.widget.parameters.this_slice, desk.widget.parameters.whole_volume):
+        region.click()
+        desk.widget.parameters.seed.setValue(desk.widget.parameters.seed.value() + 1)
+        desk.segment()
+        assert desk.widget.run.message.text() == ""
+        assert desk.layer("mean").data.shape == (1, 40, 36)
+        assert desk.layer("mean").data.any()
+        assert desk.widget.readout.slices.text() == "slice 80"
+        assert "0." in desk.widget.readout.dice.text()
 
 
 def test_results_carry_their_provenance(desk: Desk, case_folder: Path) -> None:

@@ -25,6 +25,7 @@ class CaseDesk(QObject):
     current_changed = Signal(object)  # Case or None
     closed = Signal(object)  # Case: the last of its images was removed
     reading = Signal(str)
+    opened = Signal()
     failed = Signal(str)
 
     def __init__(self, viewer: ViewerModel, section: CaseSection, parent: QWidget) -> None:
@@ -40,7 +41,7 @@ class CaseDesk(QObject):
         section.files_wanted.connect(self._open_files)
         section.sample_wanted.connect(self._opener.open_sample)
         self._opener.began.connect(self.reading)
-        self._opener.opened.connect(self.choose)
+        self._opener.opened.connect(self._take_opened)
         self._opener.failed.connect(self.failed)
 
     @property
@@ -66,6 +67,10 @@ class CaseDesk(QObject):
         """Work on this case: its layers are shown, those of the others hidden."""
         self._switch.look_at(case)
         self._set_current(case)
+
+    def _take_opened(self, case: Case) -> None:
+        self.choose(case)
+        self.opened.emit()
 
     def _take_layer(self, event: Any) -> None:
         tag = get_tag(event.value)

@@ -88,6 +88,7 @@ class DiffsegWidget(QWidget):
         self._desk.current_changed.connect(self._change_case)
         self._desk.closed.connect(self._close_case)
         self._desk.reading.connect(self.run.status.setText)
+        self._desk.opened.connect(self._show_idle)
         self._desk.failed.connect(self._fail)
         self.model.changed.connect(self._change_model)
         self.parameters.changed.connect(self._show_idle)
@@ -143,7 +144,9 @@ class DiffsegWidget(QWidget):
 
     def _close_case(self, case: Case) -> None:
         if self._runner.running_case is case:
-            self._runner.cancel()
+            self._runner.release()
+            self.run.set_progress(0)
+            self._show_idle()
         self._runner.forget_case(case)
 
     def _change_model(self) -> None:
@@ -231,13 +234,9 @@ class DiffsegWidget(QWidget):
     def _plan(self, n_samples: int) -> None:
         self._n_drawn, self._n_planned = 0, n_samples
 
-    def _begin(self, run: Run, replaced: Run | None) -> None:
+    def _begin(self, run: Run) -> None:
         self._layers.show(run, self.ensemble.chosen_overlay())
-        self._layers.update_members(run)
-        if replaced is not None and self.parameters.choices().keep_results:
-            self._layers.put_aside(replaced)
-        elif replaced is not None:
-            self._layers.remove(replaced)
+        self._layers.retire_others(run, keep=self.parameters.choices().keep_results)
         if run.case is self._desk.current:
             self._review.begin(run)
 

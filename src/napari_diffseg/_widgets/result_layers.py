@@ -41,6 +41,9 @@ class ResultLayers:
         """
         with _steady_view(self._viewer):
             self._add_missing(run)
+        samples = self.of_run(run)["samples"]
+        if len(samples.data) != run.ensemble.n_members:  # they have moved in memory
+            samples.data = run.ensemble.members_uint8()
         self.set_overlay(run, overlay)
 
     def _add_missing(self, run: Run) -> None:
@@ -73,12 +76,6 @@ class ResultLayers:
                 layer.colorbar.visible = True
         layers.selection = active & set(layers)
 
-    def update_members(self, run: Run) -> None:
-        """Show the members from where they are in memory now."""
-        samples = self.of_run(run).get("samples")
-        if samples is not None:
-            samples.data = run.ensemble.members_uint8()
-
     def set_overlay(self, run: Run, overlay: Overlay) -> None:
         """Show one of the maps."""
         there = self.of_run(run)
@@ -99,17 +96,22 @@ class ResultLayers:
         for layer in self.of_run(run).values():
             layer.refresh(extent=False, thumbnail=thumbnails)
 
-    def remove(self, run: Run) -> None:
-        """Take a run's layers away."""
-        with _steady_view(self._viewer):
-            for layer in self.of_run(run).values():
-                self._viewer.layers.remove(layer)
+    def retire_others(self, run: Run, *, keep: bool) -> None:
+        """Take the results of the case's earlier runs away, or keep them, hidden and renamed.
 
-    def put_aside(self, run: Run) -> None:
-        """Keep a run's layers, hidden, and let their names say which run it was."""
-        for layer in self.of_run(run).values():
-            layer.visible = False
-            layer.name = f"{layer.name} (seed {run.recipe.seed}, {run.id[:4]})"
+        Also those of a widget that has been closed. What was kept once is left alone.
+        """
+        with _steady_view(self._viewer):
+            for layer in find_layers(self._viewer.layers, case=run.case):
+                tag = get_tag(layer)
+                if tag is None or tag.get("run") in (None, run.id) or tag.get("is_kept"):
+                    continue
+                if keep:
+                    tag["is_kept"] = True
+                    layer.visible = False
+                    layer.name = f"{layer.name} (seed {tag['seed']}, {tag['run'][:4]})"
+                else:
+                    self._viewer.layers.remove(layer)
 
 
 @contextmanager

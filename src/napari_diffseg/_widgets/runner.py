@@ -45,7 +45,7 @@ class Runner(QObject):
     preparing = Signal(str)
     model_ready = Signal(object)  # ModelReady
     planned = Signal(int)  # samples to draw
-    began = Signal(object, object)  # the run has something to show; the run it replaces or None
+    began = Signal(object)  # the run, which has something to show now
     sampled = Signal(object, object)  # the run, SampleDone
     progressed = Signal(object)  # Progress
     warned = Signal(str)
@@ -173,13 +173,12 @@ class Runner(QObject):
         run.ask(self._request.z_range, event.z_indices)
         self.planned.emit(event.n_network_calls // event.n_steps)
         if run in self._runs:
-            self.began.emit(run, None)
+            self.began.emit(run)
 
     def _replace(self, run: Run) -> None:
         """Let a run take the place of the one before, now that it has a sample to show."""
-        replaced = self.find_run(run.case)
-        self._runs = [*(kept for kept in self._runs if kept is not replaced), run]
-        self.began.emit(run, replaced)
+        self._runs = [*(kept for kept in self._runs if kept.case is not run.case), run]
+        self.began.emit(run)
 
     def _end(self, run: Run, event: RunEvent) -> None:
         self._job = self._request = self._run = None
