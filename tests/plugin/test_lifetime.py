@@ -106,12 +106,12 @@ def test_a_widget_that_is_opened_anew_replaces_what_the_old_one_left(
 ) -> None:
     running.viewer.window.remove_dock_widget(running.widget)
     wait_for_threads(slow_motion)
-    left = running.layer("mean")
+    run = running.layer("mean").metadata["diffseg"]["run"]
     running.widget = DiffsegWidget(running.viewer, Engine(load_tiny))
     running.viewer.window.add_dock_widget(running.widget, name="new")
     running.segment()
     assert running.roles.count("mean") == 1
-    assert running.layer("mean") is not left
+    assert running.layer("mean").metadata["diffseg"]["run"] != run
 
 
 def test_hiding_the_dock_does_not_stop_the_run(running: Desk, slow_motion: SlowMotion) -> None:

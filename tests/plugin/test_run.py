@@ -191,9 +191,15 @@ def test_another_seed_or_steps_replace_the_results(
     desk.segment()
     before, run = desk.layer("mean").data.copy(), desk.layer("mean").metadata["diffseg"]["run"]
     getattr(desk.widget.parameters, change).setValue(2)
+    desk.layer("mean").opacity = 0.9
     desk.segment()
     assert desk.layer("mean").metadata["diffseg"]["run"] != run
     assert (desk.layer("mean").data != before).any()
+    assert desk.layer("mean").opacity == 0.9  # what the user has set stays
+    desk.layer("mean").visible = False
+    desk.widget.parameters.n_samples.setValue(6)
+    desk.segment()
+    assert not desk.layer("mean").visible
 
 
 def test_a_run_that_is_cancelled_before_its_first_sample_replaces_nothing(

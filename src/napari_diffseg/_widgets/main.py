@@ -235,8 +235,8 @@ class DiffsegWidget(QWidget):
         self._n_drawn, self._n_planned = 0, n_samples
 
     def _begin(self, run: Run) -> None:
-        self._layers.show(run, self.ensemble.chosen_overlay())
-        self._layers.retire_others(run, keep=self.parameters.choices().keep_results)
+        keep_others = self.parameters.choices().keep_results
+        self._layers.show(run, self.ensemble.chosen_overlay(), keep_others=keep_others)
         if run.case is self._desk.current:
             self._review.begin(run)
 

@@ -34,24 +34,40 @@ class ResultLayers:
         tags = ((layer, get_tag(layer)) for layer in find_layers(self._viewer.layers))
         return {tag["role"]: layer for layer, tag in tags if tag and tag.get("run") == run.id}
 
-    def show(self, run: Run, overlay: Overlay) -> None:
-        """Add those layers of a run that are not there; which layer is active does not change.
+    def show(self, run: Run, overlay: Overlay, *, keep_others: bool = False) -> None:
+        """Show a run instead of what was there of the case's earlier runs.
 
-        Maps go below the outline of the truth, the mask on top.
+        Their layers, also those that a closed widget has left, are taken over with the colours that
+        the user has given them; or they are kept, hidden and renamed. Which layer is active does
+        not change, nor does the view.
         """
+        others = self._others(run)
         with _steady_view(self._viewer):
-            self._add_missing(run)
-        samples = self.of_run(run)["samples"]
-        if len(samples.data) != run.ensemble.n_members:  # they have moved in memory
-            samples.data = run.ensemble.members_uint8()
-        self.set_overlay(run, overlay)
+            if keep_others:
+                for layer in others:
+                    _put_aside(layer)
+                others = []
+            if self._fill(run, others):
+                self.set_overlay(run, overlay)
 
-    def _add_missing(self, run: Run) -> None:
-        from napari.layers import Layer as AnyLayer
+    def _others(self, run: Run) -> list[Layer]:
+        """Return the results of other runs of the case, without those that are to be kept."""
+        tags = ((layer, get_tag(layer)) for layer in find_layers(self._viewer.layers))
+        return [
+            layer
+            for layer, tag in tags
+            if tag
+            and tag["source"] is run.case
+            and tag.get("run") not in (None, run.id)
+            and not tag.get("is_kept")
+        ]
 
+    def _fill(self, run: Run, others: list[Layer]) -> bool:
+        """Give a run the layers that it lacks: those of others, or new ones (then return True)."""
         layers = self._viewer.layers
         active = set(layers.selection)
         there = self.of_run(run)
+        has_new = False
         data = make_result_layers(
             run.case,
             run.id,
@@ -63,18 +79,39 @@ class ResultLayers:
         )
         for role, (array, parameters, kind) in data.items():
             if role in there:
+                if role == "samples" and len(there[role].data) != len(array):
+                    there[role].data = array  # there is room for more, elsewhere in memory
                 continue
-            layer = AnyLayer.create(array, parameters, kind)
-            truth = find_layers(layers, role="truth", case=run.case)
-            if role == "mask" or not truth:
-                layers.append(layer)
+            heir = next((layer for layer in others if _role_of(layer) == role), None)
+            if heir is None:
+                self._add(run, role, array, parameters, kind)
+                has_new = True
             else:
-                layers.insert(layers.index(truth[0]), layer)
-            if kind == "labels":
-                draw_outline(layer)
-            elif role != "samples":
-                layer.colorbar.visible = True
+                others.remove(heir)
+                heir.metadata = {**heir.metadata, **parameters["metadata"]}
+                heir.data = array
+        for layer in others:
+            layers.remove(layer)
         layers.selection = active & set(layers)
+        return has_new
+
+    def _add(
+        self, run: Run, role: Role, array: object, parameters: dict[str, object], kind: str
+    ) -> None:
+        """Add a layer: the mask on top, maps below the outline of the truth."""
+        from napari.layers import Layer as AnyLayer
+
+        layers = self._viewer.layers
+        layer = AnyLayer.create(array, parameters, kind)
+        truth = find_layers(layers, role="truth", case=run.case)
+        if role == "mask" or not truth:
+            layers.append(layer)
+        else:
+            layers.insert(layers.index(truth[0]), layer)
+        if kind == "labels":
+            draw_outline(layer)
+        elif role != "samples":
+            layer.colorbar.visible = True
 
     def set_overlay(self, run: Run, overlay: Overlay) -> None:
         """Show one of the maps."""
@@ -96,22 +133,18 @@ class ResultLayers:
         for layer in self.of_run(run).values():
             layer.refresh(extent=False, thumbnail=thumbnails)
 
-    def retire_others(self, run: Run, *, keep: bool) -> None:
-        """Take the results of the case's earlier runs away, or keep them, hidden and renamed.
 
-        Also those of a widget that has been closed. What was kept once is left alone.
-        """
-        with _steady_view(self._viewer):
-            for layer in find_layers(self._viewer.layers, case=run.case):
-                tag = get_tag(layer)
-                if tag is None or tag.get("run") in (None, run.id) or tag.get("is_kept"):
-                    continue
-                if keep:
-                    tag["is_kept"] = True
-                    layer.visible = False
-                    layer.name = f"{layer.name} (seed {tag['seed']}, {tag['run'][:4]})"
-                else:
-                    self._viewer.layers.remove(layer)
+def _role_of(layer: Layer) -> Role | None:
+    tag = get_tag(layer)
+    return tag["role"] if tag else None
+
+
+def _put_aside(layer: Layer) -> None:
+    tag = get_tag(layer)
+    if tag is not None:
+        tag["is_kept"] = True
+        layer.visible = False
+        layer.name = f"{layer.name} (seed {tag['seed']}, {tag['run'][:4]})"
 
 
 @contextmanager
