@@ -8,6 +8,7 @@ layer without units takes the units away from the whole viewer. World coordinate
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -186,7 +187,11 @@ def make_fading_colormap(name: str) -> Colormap:
 
 
 def draw_outline(layer: Layer) -> None:
-    """Draw a mask as its outline, which a reader cannot ask for."""
+    """Draw a mask as its outline, which a reader cannot ask for.
+
+    In 3-D napari draws the whole mask instead, which is right, and warns of it each time.
+    """
+    warnings.filterwarnings("ignore", "Contours are not displayed during 3D rendering")
     layer.contour = 1
     layer.opacity = 1.0
 

@@ -229,7 +229,7 @@ def test_results_are_kept_if_asked_for(desk: Desk, case_folder: Path) -> None:
     desk.open(case_folder)
     desk.segment()
     kept = {role: desk.layer(role) for role in ("samples", "variance", "mean", "mask")}
-    desk.click(desk.widget.parameters.advanced_button)
+    desk.click(desk.widget.parameters.advanced.button)
     desk.click(desk.widget.parameters.keep)
     desk.widget.parameters.keep.setChecked(True)
     desk.widget.parameters.seed.setValue(1)
@@ -272,6 +272,22 @@ def test_a_case_of_one_slice_is_segmented(desk: Desk, case_folder: Path, tmp_pat
         assert desk.layer("mean").data.any()
         assert desk.widget.readout.slices.text() == "slice 80"
         assert "0." in desk.widget.readout.dice.text()
+
+
+def test_a_run_in_3d_and_back(
+    make_desk: Callable[..., Desk], slow_motion: SlowMotion, case_folder: Path
+) -> None:
+    desk = make_desk(slow_motion)
+    desk.open(case_folder)
+    desk.viewer.dims.ndisplay = 3  # napari warns of outlines in 3-D, and warnings are errors here
+    desk.widget.parameters.whole_volume.click()
+    slow_motion.go()
+    desk.segment()
+    assert desk.layer("mean").data.any(axis=(1, 2)).sum() == 8
+    first = next(event for event in slow_motion.events if isinstance(event, SampleDone))
+    assert first.z == TUMOUR_Z
+    desk.viewer.dims.ndisplay = 2
+    assert desk.layer("mask").contour == desk.layer("truth").contour == 1
 
 
 def test_results_carry_their_provenance(desk: Desk, case_folder: Path) -> None:
