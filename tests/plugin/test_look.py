@@ -39,7 +39,7 @@ def test_the_dock_fits_on_a_laptop_and_hides_nothing(
     desk = make_desk(show=True)
     desk.viewer.window.resize(*WINDOW_SIZE)
     desk.open(case_folder)
-    desk.widget.parameters.advanced_button.click()
+    desk.widget.parameters.advanced.button.click()
     desk.segment()
     scroll = desk.widget.findChild(QScrollArea)
     desk.wait(lambda: scroll.widget().width() > 0)

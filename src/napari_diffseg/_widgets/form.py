@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QEvent, QSize, Qt
+from qtpy.QtCore import QEvent, QSize, Qt, Signal
 from qtpy.QtWidgets import (
     QComboBox,
     QFrame,
@@ -14,6 +14,7 @@ from qtpy.QtWidgets import (
     QLabel,
     QScrollArea,
     QSizePolicy,
+    QToolButton,
     QVBoxLayout,
     QWidget,
 )
@@ -147,6 +148,45 @@ class Heading(QWidget):
         layout.setContentsMargins(0, SPACING, 0, 0)
         layout.addWidget(label)
         layout.addWidget(line, 1)
+
+
+class Fold(QWidget):
+    """A part that can be folded away under its title."""
+
+    toggled = Signal(bool)
+
+    def __init__(self, title: str, body: QWidget, tooltip: str, *, is_open: bool = False) -> None:
+        super().__init__()
+        self.body = body
+        self.button = QToolButton()
+        self.button.setText(title)
+        self.button.setCheckable(True)
+        self.button.setAutoRaise(True)
+        self.button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
+        describe(self.button, title, tooltip)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(SPACING // 2)
+        layout.addWidget(self.button)
+        layout.addWidget(body)
+        self.button.toggled.connect(self._show_body)
+        self.button.setChecked(is_open)
+        self._show_body(is_open)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the body is to be seen."""
+        return bool(self.button.isChecked())
+
+    def set_open(self, is_open: bool) -> None:
+        """Fold or unfold."""
+        self.button.setChecked(is_open)
+
+    def _show_body(self, is_open: bool) -> None:
+        arrow = Qt.ArrowType.DownArrow if is_open else Qt.ArrowType.RightArrow
+        self.button.setArrowType(arrow)
+        self.body.setVisible(is_open)
+        self.toggled.emit(is_open)
 
 
 class ElidedLabel(QLabel):

@@ -16,6 +16,7 @@ from napari_diffseg._widgets.ensemble_section import EnsembleSection
 from napari_diffseg._widgets.form import STYLE, Column, Heading
 from napari_diffseg._widgets.lifetime import Lifetime
 from napari_diffseg._widgets.model_section import ModelSection
+from napari_diffseg._widgets.panels import make_panels
 from napari_diffseg._widgets.parameters_section import ParametersSection
 from napari_diffseg._widgets.readout_section import ReadoutSection
 from napari_diffseg._widgets.result_layers import ResultLayers
@@ -23,6 +24,7 @@ from napari_diffseg._widgets.review import Review
 from napari_diffseg._widgets.run import Recipe, Run
 from napari_diffseg._widgets.run_section import RunSection, format_duration
 from napari_diffseg._widgets.runner import Runner
+from napari_diffseg._widgets.stage import Stage
 from napari_diffseg.core.errors import DiffsegError
 from napari_diffseg.core.events import Cancelled, Failed, Finished, SampleDone
 
@@ -58,9 +60,11 @@ class DiffsegWidget(QWidget):
         self.run = RunSection()
         self.ensemble = EnsembleSection()
         self.readout = ReadoutSection()
-        self._lay_out()
         self._layers = ResultLayers(napari_viewer)
-        self._review = Review(napari_viewer, self._layers, self.ensemble, self.readout)
+        self.stage = Stage(napari_viewer, self._layers, self)
+        self.panels = make_panels(self.stage)
+        self._lay_out()
+        self._review = Review(self.stage, self.ensemble, self.readout)
         self._desk = CaseDesk(napari_viewer, self.cases, self)
         self._runner = Runner(engine or Engine(), self)
         self._lifetime = Lifetime(self)
@@ -79,6 +83,7 @@ class DiffsegWidget(QWidget):
             Heading("Review"),
             self.ensemble,
             self.readout,
+            *self.panels,
         )
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -168,6 +173,7 @@ class DiffsegWidget(QWidget):
         else:
             z = find_slice(self._viewer.dims, case.geometry)
             self.parameters.show_slice(case.geometry.to_source_slice(z))
+            self.stage.moved.emit(z)
 
     def _recipe(self) -> Recipe:
         choices = self.parameters.choices()

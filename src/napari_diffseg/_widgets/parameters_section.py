@@ -5,17 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QButtonGroup,
     QCheckBox,
     QLabel,
     QRadioButton,
     QSpinBox,
-    QToolButton,
 )
 
-from napari_diffseg._widgets.form import Form, Row, describe, make_chooser
+from napari_diffseg._widgets.form import Fold, Form, Row, describe, make_chooser
 from napari_diffseg.core.params import SAMPLERS, SamplerName
 
 if TYPE_CHECKING:
@@ -158,16 +157,6 @@ class ParametersSection(Form):
         self.add_row("Samples", Row(self.n_samples, steps, self.n_steps, seed, self.seed))
 
     def _build_advanced(self) -> None:
-        self.advanced_button = QToolButton()
-        self.advanced_button.setText("Advanced")
-        self.advanced_button.setCheckable(True)
-        self.advanced_button.setAutoRaise(True)
-        self.advanced_button.setToolButtonStyle(Qt.ToolButtonStyle.ToolButtonTextBesideIcon)
-        self.advanced_button.setArrowType(Qt.ArrowType.RightArrow)
-        self.advanced_button.toggled.connect(self._show_advanced)
-        describe(
-            self.advanced_button, "Advanced", "Show sampler, device and what becomes of results."
-        )
         self.sampler = make_chooser()
         self.sampler.addItem("recommended", None)
         for name in SAMPLERS:
@@ -193,22 +182,18 @@ class ParametersSection(Form):
             "A new run (another model, seed, sampler or number of steps) replaces the layers of "
             "the run before. With this they stay, hidden, beside the new ones.",
         )
-        self.advanced = Form()
-        self.advanced.add_row("Sampler", self.sampler)
-        self.advanced.add_row("Device", self.device)
-        self.advanced.add_row("", self.keep)
-        self.advanced.hide()
+        advanced = Form()
+        advanced.add_row("Sampler", self.sampler)
+        advanced.add_row("Device", self.device)
+        advanced.add_row("", self.keep)
+        self.advanced = Fold(
+            "Advanced", advanced, "Show sampler, device and what becomes of results."
+        )
         for box in (self.n_samples, self.n_steps, self.seed):
             box.valueChanged.connect(self.changed)
         for chooser in (self.sampler, self.device):
             chooser.currentIndexChanged.connect(self.changed)
-        self.add_wide(self.advanced_button)
         self.add_wide(self.advanced)
-
-    def _show_advanced(self, is_open: bool) -> None:
-        arrow = Qt.ArrowType.DownArrow if is_open else Qt.ArrowType.RightArrow
-        self.advanced_button.setArrowType(arrow)
-        self.advanced.setVisible(is_open)
 
 
 def _spin_box(low: int, high: int, value: int) -> QSpinBox:

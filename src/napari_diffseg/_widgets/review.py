@@ -16,12 +16,10 @@ from napari_diffseg._worker import Task
 from napari_diffseg.core.uncertainty import compute_volume_interval
 
 if TYPE_CHECKING:
-    from napari.components import ViewerModel
-
     from napari_diffseg._widgets.ensemble_section import EnsembleSection
     from napari_diffseg._widgets.readout_section import ReadoutSection
-    from napari_diffseg._widgets.result_layers import ResultLayers
     from napari_diffseg._widgets.run import Run
+    from napari_diffseg._widgets.stage import Stage
     from napari_diffseg.core.events import SampleDone
 
 DRAW_MS = 80  # samples that come within this time are drawn together
@@ -37,18 +35,16 @@ class Review(QObject):
 
     def __init__(
         self,
-        viewer: ViewerModel,
-        layers: ResultLayers,
+        stage: Stage,
         ensemble: EnsembleSection,
         readout: ReadoutSection,
     ) -> None:
         super().__init__(ensemble)
-        self._viewer = viewer
-        self._layers = layers
+        self._stage = stage
+        self._viewer = stage.viewer
+        self._layers = stage.layers
         self._ensemble = ensemble
         self._readout = readout
-        self._run: Run | None = None
-        self._is_running = False
         self._changed: set[int] = set()
         self._distance: Task | None = None
         self._distance_is_old = False
@@ -63,13 +59,13 @@ class Review(QObject):
     @property
     def run(self) -> Run | None:
         """The run that is shown."""
-        return self._run
+        return self._stage.run
 
     def show_run(self, run: Run | None, *, is_running: bool = False) -> None:
         """Show another run, or none."""
         self._stop()
-        self._run = run
-        self._is_running = is_running
+        self._stage.run = run
+        self._stage.is_running = is_running
         for section in (self._ensemble, self._readout):
             section.setEnabled(run is not None)
         if run is None:
@@ -78,6 +74,7 @@ class Review(QObject):
             self._offer_members(run)
             self._change_view()
         self._show_numbers()
+        self._stage.shown.emit()
 
     def begin(self, run: Run) -> None:
         """Show a run that begins, or that more samples are added to.
@@ -98,11 +95,11 @@ class Review(QObject):
 
     def end(self) -> None:
         """Sampling is over: everything is brought up to date."""
-        self._is_running = False
+        self._stage.is_running = False
         self._draw_timer.stop()
-        if self._run is not None:
-            self._offer_members(self._run)
-            self._run.set_view(self._ensemble.view())
+        if self.run is not None:
+            self._offer_members(self.run)
+            self.run.set_view(self._ensemble.view())
             self._render_rest()
             self._distance_timer.stop()
             self._show_numbers()
@@ -110,7 +107,8 @@ class Review(QObject):
     def release(self) -> None:
         """Stop everything that would come later."""
         self._stop()
-        self._run = None
+        self._stage.run = None
+        self._stage.released.emit()
 
     def _stop(self) -> None:
         timers = (self._draw_timer, self._rest_timer, self._numbers_timer, self._distance_timer)
@@ -123,11 +121,11 @@ class Review(QObject):
 
     def _offer_members(self, run: Run) -> None:
         """Offer the members that there are; while it runs, those that there will be."""
-        n_members = run.ensemble.n_members if self._is_running else max(run.n_started, 1)
+        n_members = run.ensemble.n_members if self._stage.is_running else max(run.n_started, 1)
         self._ensemble.set_members(n_members, min(run.view.k, n_members))
 
     def _change_view(self) -> None:
-        run = self._run
+        run = self.run
         if run is None:
             return
         run.set_view(self._ensemble.view())
@@ -137,27 +135,29 @@ class Review(QObject):
         self._rest_timer.start(REST_MS)
 
     def _change_overlay(self) -> None:
-        if self._run is not None:
-            self._layers.set_overlay(self._run, self._ensemble.chosen_overlay())
+        if self.run is not None:
+            self._layers.set_overlay(self.run, self._ensemble.chosen_overlay())
 
     def _render_rest(self) -> None:
-        run = self._run
+        run = self.run
         if run is None:
             return
         run.render()
-        self._layers.refresh(run, np.flatnonzero(run.is_sampled), thumbnails=not self._is_running)
+        running = self._stage.is_running
+        self._layers.refresh(run, np.flatnonzero(run.is_sampled), thumbnails=not running)
         if not self._numbers_timer.isActive():
             self._show_numbers()
+        self._stage.settled.emit()
 
     def _draw(self) -> None:
-        if self._run is not None and self._changed:
-            self._layers.refresh(self._run, self._changed)
+        if self.run is not None and self._changed:
+            self._layers.refresh(self.run, self._changed)
             self._changed.clear()
             is_3d = self._viewer.dims.ndisplay == 3
             self._draw_timer.start(DRAW_3D_MS if is_3d else DRAW_MS)
 
     def _show_numbers(self) -> None:
-        run, readout = self._run, self._readout
+        run, readout = self.run, self._readout
         comparison = None if run is None else cut_out(run)
         if run is None or not run.is_sampled.any():
             readout.show_volume(None, None)
@@ -172,14 +172,15 @@ class Review(QObject):
         if comparison is None:
             readout.show_distance(None)
         elif not self._distance_timer.isActive():
-            wait = DISTANCE_WHILE_RUNNING_MS if self._is_running else DISTANCE_MS
+            wait = DISTANCE_WHILE_RUNNING_MS if self._stage.is_running else DISTANCE_MS
             self._distance_timer.start(wait)
+        self._stage.changed.emit()
 
     def _measure_distance(self) -> None:
         if self._distance is not None:  # one at a time, and then the newest
             self._distance_is_old = True
             return
-        comparison = None if self._run is None else cut_out(self._run)
+        comparison = None if self.run is None else cut_out(self.run)
         if comparison is None:
             return
         self._distance_is_old = False
