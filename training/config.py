@@ -29,6 +29,8 @@ class DataConfig:
     """Slices that have no more than this share of brain in the window are not trained on."""
     source_slices: tuple[int, int] | None = None
     """Only these axial slices (first, one past the last); the paper has 80, 129."""
+    in_memory: bool = False
+    """Read the whole cache at the start (20 MB a case) rather than map its files."""
 
     def __post_init__(self) -> None:
         _check_range("data.tumour_fraction", self.tumour_fraction, 0.0, 1.0)
@@ -142,7 +144,7 @@ class RunConfig:
     batch_size: int = 16
     seed: int = 0
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """``auto``: float16 on CUDA, bfloat16 on a CPU that has matrix units for it (AMX)."""
+    """``auto``: float16 on CUDA, bfloat16 on a CPU that computes with it (AMX, AVX512-BF16)."""
     log_every: int = 20
     """Steps whose mean makes one row of the log."""
     checkpoint_every: int = 200

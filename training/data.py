@@ -6,8 +6,9 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -97,7 +98,9 @@ class SliceCache:
         self._folder = folder
         self._context = context or {}
         # Hundreds of cases are more files than a process may have open.
-        self._open = lru_cache(maxsize=_MAX_OPEN_CASES)(_open_cached)
+        size = None if config.in_memory else _MAX_OPEN_CASES
+        read = partial(_open_cached, mmap_mode=None if config.in_memory else "r")
+        self._open = lru_cache(maxsize=size)(read)
         case_of, row_of, source_slice, has_tumour = [], [], [], []
         windows = set()
         for number, name in enumerate(self.names):
@@ -156,11 +159,11 @@ _MAX_OPEN_CASES = 200
 
 
 def _open_cached(
-    folder: Path, name: str
+    folder: Path, name: str, mmap_mode: Literal["r"] | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.int64]]:
     try:
-        images = np.load(folder / f"{name}.images.npy", mmap_mode="r", allow_pickle=False)
-        masks = np.load(folder / f"{name}.masks.npy", mmap_mode="r", allow_pickle=False)
+        images = np.load(folder / f"{name}.images.npy", mmap_mode=mmap_mode, allow_pickle=False)
+        masks = np.load(folder / f"{name}.masks.npy", mmap_mode=mmap_mode, allow_pickle=False)
         source_slices = np.load(folder / f"{name}.slices.npy", allow_pickle=False)
     except (OSError, ValueError) as error:
         raise CaseError(

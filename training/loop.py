@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from napari_diffseg.core.checkpoint import LoadedModel
 from napari_diffseg.core.diffusion import (
     compute_hybrid_loss,
     compute_mask_loss,
@@ -53,11 +54,14 @@ def resolve_precision(run: RunConfig, device: torch.device) -> torch.dtype | Non
     if run.precision == "auto":
         if device.type == "cuda":
             return torch.float16
-        is_supported = torch.cpu._is_amx_tile_supported  # noqa: SLF001 (there is no public name)
-        has_matrix_units = device.type == "cpu" and is_supported()
-        return torch.bfloat16 if has_matrix_units else None
+        return torch.bfloat16 if device.type == "cpu" and _has_bfloat16_units() else None
     types = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
     return types[run.precision]
+
+
+def _has_bfloat16_units() -> bool:
+    cpu = torch.cpu  # there are no public names for these
+    return cpu._is_amx_tile_supported() or cpu._is_avx512_bf16_supported()  # noqa: SLF001
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,7 @@ class Trainer:
         provenance: dict[str, Any],
     ) -> None:
         self.config, self.folder, self.device = config, folder, device
-        self._cache, self._provenance = cache, provenance
+        self._cache, self._provenance = cache, dict(provenance)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.run.seed)
             self.network = DiffusionModel(config.model, config.diffusion)
@@ -116,9 +120,21 @@ class Trainer:
             return False
         record = load_state(path, self.network, self.ema, self._optimiser)
         self.step, self.seconds = int(record["step"]), float(record["seconds"])
+        if "init" in record["provenance"]:
+            self._provenance["init"] = record["provenance"]["init"]
         if "loss_scale" in record:
             self._scaler.load_state_dict(record["loss_scale"])
         return True
+
+    def start_from(self, model: LoadedModel) -> None:
+        """Begin with the weights of a model, as their average too; its record is kept."""
+        self.network.load_state_dict(model.network.state_dict())
+        self.ema.load(model.network.state_dict())
+        self._provenance["init"] = {
+            "name": model.card.name,
+            "sha256": model.sha256,
+            "provenance": dict(model.provenance),
+        }
 
     def save(self) -> Path:
         """Write the folder's state."""

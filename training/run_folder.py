@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from napari_diffseg.core.checkpoint import LoadedModel, load_checkpoint
 from napari_diffseg.core.environment import describe_platform, software_versions
 from napari_diffseg.core.errors import CheckpointError, DiffsegError, ParameterError
 from napari_diffseg.core.serialisation import from_dict, to_dict
@@ -77,12 +78,7 @@ def find_changes(
         before = from_dict(TrainingConfig, record["config"])
     except ParameterError as error:
         raise CheckpointError(f"The run in this folder is from another version: {error}") from error
-    old, new = _flatten(to_dict(before)), _flatten(to_dict(config))
-    changes = [
-        f"{name}: {_text(old.get(name))} -> {_text(new.get(name))}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    ]
+    changes = _describe_changes(to_dict(before), to_dict(config))
     fixed = [c for c in changes if c.startswith(_OF_THE_WEIGHTS)]
     if fixed:
         raise ParameterError(
@@ -93,6 +89,32 @@ def find_changes(
         if record["provenance"].get(key, provenance[key]) != provenance[key]:
             changes.append(f"{what} are others")
     return changes
+
+
+def load_initial_model(path: Path, config: TrainingConfig) -> LoadedModel:
+    """Return the model that a new run starts from.
+
+    Raises
+    ------
+    CheckpointError
+        If the file is missing or damaged.
+    ParameterError
+        If its networks, diffusion or preprocessing are not the configuration's.
+    """
+    model = load_checkpoint(path)
+    theirs = {
+        "model": to_dict(model.network.config),
+        "diffusion": to_dict(model.network.diffusion),
+        "preprocessing": to_dict(model.preprocessing),
+    }
+    ours = to_dict(config)
+    changes = _describe_changes(theirs, {name: ours[name] for name in _OF_THE_WEIGHTS})
+    if changes:
+        raise ParameterError(
+            f"{path} is another model than the configuration describes, so no run can start from "
+            "its weights:\n  " + "\n  ".join(changes)
+        )
+    return model
 
 
 def check_resumable(
@@ -185,6 +207,15 @@ def _try_lock(file: BinaryIO) -> bool:
     except OSError:
         return False
     return True
+
+
+def _describe_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    old, new = _flatten(before), _flatten(after)
+    return [
+        f"{name}: {_text(old.get(name))} -> {_text(new.get(name))}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from napari_diffseg.core.checkpoint import LoadedModel
 from napari_diffseg.core.errors import CaseError, DiffsegError
 from napari_diffseg.core.progress import format_time
 from napari_diffseg.core.segment import resolve_device
@@ -26,7 +27,13 @@ from training.data import SliceCache, Split, load_split
 from training.logs import RunLog
 from training.loop import Trainer, resolve_precision
 from training.previews import draw_preview, save_png
-from training.run_folder import check_resumable, collect_provenance, locked, write_description
+from training.run_folder import (
+    check_resumable,
+    collect_provenance,
+    load_initial_model,
+    locked,
+    write_description,
+)
 from training.signals import StopRequest
 from training.state import BEST_NAME, save_average
 from training.validate import Validator
@@ -48,6 +55,8 @@ class Setup:
     provenance: dict[str, Any]
     resumed_step: int | None
     """Where the folder's run goes on; None: it begins."""
+    init: LoadedModel | None = None
+    """The model whose weights a run that begins starts from."""
 
 
 def prepare_run(options: argparse.Namespace) -> Setup:
@@ -73,6 +82,9 @@ def prepare_run(options: argparse.Namespace) -> Setup:
         resume=options.resume,
         allow_changes=options.allow_changes,
     )
+    init = None
+    if options.init is not None and resumed_step is None:
+        init = load_initial_model(options.init, config)
     validator = None
     if split.validation and config.run.validate_every:
         validator = Validator(options.data, index.context_of(split.validation), config.run)
@@ -86,13 +98,15 @@ def prepare_run(options: argparse.Namespace) -> Setup:
         validator,
         provenance,
         resumed_step,
+        init,
     )
 
 
 def make_trainer(setup: Setup) -> Trainer:
     """Return the run's trainer, at the step where it goes on."""
     trainer = Trainer(setup.config, setup.folder, setup.cache, setup.device, setup.provenance)
-    trainer.resume()
+    if not trainer.resume() and setup.init is not None:
+        trainer.start_from(setup.init)
     return trainer
 
 
@@ -113,6 +127,8 @@ def run_training(setup: Setup) -> int:
         with log, StopRequest() as stop:
             if trainer.step:
                 log.say(f"Going on at step {trainer.step}.")
+            elif setup.init is not None:
+                log.say(f"Starting from the weights of {setup.init.path}.")
 
             def on_validation(trainer: Trainer) -> None:
                 _validate(trainer, setup, log, stop)
@@ -219,6 +235,12 @@ def make_parser() -> argparse.ArgumentParser:
         "--resume",
         action=argparse.BooleanOptionalAction,
         help="insist on going on, or on a new run; without it the folder decides",
+    )
+    parser.add_argument(
+        "--init",
+        type=Path,
+        metavar="MODEL",
+        help="model file of the same network, whose weights a new run starts from (fine-tuning)",
     )
     parser.add_argument(
         "--allow-changes", action="store_true", help="go on with other settings than before"

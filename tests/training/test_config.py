@@ -57,6 +57,7 @@ def test_paper_is_the_published_model_and_recipe() -> None:
         "tumour_fraction": 0.0,
         "min_brain_fraction": 0.0,
         "source_slices": (80, 129),
+        "in_memory": False,
     }
     assert (config.loss.n_draws, config.loss.t_density) == (1, "uniform")
     optimiser = config.optimiser
