@@ -162,6 +162,7 @@ def _describe_settings(model: LoadedModel, protocol: Protocol) -> list[SettingRo
         "sampler": params.sampler,
         "steps": params.n_steps or model.card.recommended_steps,
         "eta": params.eta if params.sampler == "ddim" else "",
+        "mirror": model.card.mirror_members if params.mirror is None else params.mirror,
         "seed": params.seed,
         "slices": f"{protocol.slices[0]}-{protocol.slices[1] - 1}",
         "protocol": PROTOCOL_VERSION,
@@ -180,6 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             n_steps=arguments.steps,
             sampler=arguments.sampler or model.card.recommended_sampler,
             eta=arguments.eta,
+            mirror=arguments.mirror,
             seed=arguments.seed,
             device=arguments.device,
         )
@@ -214,6 +216,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--steps", type=int, metavar="K", help="default: as the model recommends")
     add("--sampler", choices=SAMPLERS, help="default: as the model recommends")
     add("--eta", type=float, default=0.0, help="randomness of ddim (default: %(default)s)")
+    add(
+        "--mirror",
+        action=argparse.BooleanOptionalAction,
+        help="every second member sees the slice mirrored; default: as the model recommends",
+    )
     add("--seed", type=int, default=0, help="default: %(default)s")
     add("--device", default="auto", help="default: %(default)s")
     add(

@@ -18,7 +18,7 @@ from napari_diffseg.core.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from napari_diffseg.core.errors import CheckpointError, DiffsegError
+from napari_diffseg.core.errors import CheckpointError, DiffsegError, ParameterError
 from napari_diffseg.core.model import DiffusionModel
 from napari_diffseg.core.serialisation import from_dict, to_dict
 from training.config import TrainingConfig
@@ -35,6 +35,7 @@ def export_run(
     name: str | None = None,
     description: str = "",
     steps: int | None = None,
+    mirror: bool = False,
 ) -> LoadedModel:
     """Write the averaged weights of a run as a model file, and read it back.
 
@@ -52,11 +53,15 @@ def export_run(
         For the model's card; the name is the folder's unless it is given.
     steps
         Recommended sampling steps; by default those that were validated.
+    mirror
+        Whether to recommend that every second member sees the slices mirrored.
 
     Raises
     ------
     CheckpointError
         If there is nothing to export yet, or it is damaged.
+    ParameterError
+        If members are to be mirrored by a model that has not seen mirrored heads.
     """
     path = folder / (STATE_NAME if weights == "last" else BEST_NAME)
     if not path.exists():
@@ -65,6 +70,11 @@ def export_run(
         raise CheckpointError(f"{out} must end with .safetensors.")
     average, record = load_average(path)
     config = from_dict(TrainingConfig, record["config"])
+    if mirror and not (config.augmentation and config.augmentation.flip):
+        raise ParameterError(
+            f"{folder} was trained without left-right flips (augmentation.flip), so its members "
+            "must not be mirrored. Export it without --mirror."
+        )
     network = DiffusionModel(config.model, config.diffusion)
     try:
         network.load_state_dict(average)
@@ -74,6 +84,7 @@ def export_run(
         name=name or folder.resolve().name,
         description=description,
         recommended_steps=steps or config.run.validation_steps,
+        mirror_members=mirror,
     )
     origin = {**record["provenance"], **_describe_training(folder, weights, record, config)}
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -112,6 +123,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--name", help="what the model is called in lists")
     parser.add_argument("--description", default="", help="what it is for, and its limits")
     parser.add_argument("--steps", type=int, help="recommended sampling steps")
+    parser.add_argument(
+        "--mirror",
+        action="store_true",
+        help="recommend that every second member sees the slices mirrored left to right",
+    )
     return parser
 
 

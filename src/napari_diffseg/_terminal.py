@@ -120,7 +120,8 @@ def describe_model(model: LoadedModel, title: str) -> str:
         ("  size", f"{n_parameters / 1e6:.1f} M parameters, slices of {window_y} x {window_x}"),
         (
             "  recommended",
-            f"{model.card.recommended_sampler}, {model.card.recommended_steps} steps",
+            f"{model.card.recommended_sampler}, {model.card.recommended_steps} steps"
+            + (", every second sample mirrored" if model.card.mirror_members else ""),
         ),
     ]
     if model.card.description:

@@ -99,6 +99,12 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         default=_DEFAULTS.eta,
         help="randomness of ddim: 0 none, 1 as much as ddpm (default: %(default)s)",
     )
+    parser.add_argument(
+        "--mirror",
+        action=argparse.BooleanOptionalAction,
+        help="every second sample sees the slices mirrored left to right (default: as the model "
+        "recommends)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     parser.add_argument(
         "--slices",
@@ -215,6 +221,7 @@ def _make_options(arguments: argparse.Namespace, sampler: SamplerName) -> BatchO
             n_steps=arguments.steps,
             sampler=sampler,
             eta=arguments.eta,
+            mirror=arguments.mirror,
             seed=arguments.seed,
             device=arguments.device,
             memory_budget_mb=arguments.memory_budget,

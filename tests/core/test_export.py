@@ -29,6 +29,7 @@ RUN = RunRecord(
     sampler="ddpm",
     n_steps=3,
     eta=None,
+    mirror=False,
     seed=7,
     seeding="",
     first_member=0,

@@ -90,6 +90,33 @@ def test_a_member_is_the_same_whatever_the_batch_and_the_order(model: Any, sampl
         np.testing.assert_array_equal(value, whole[key])
 
 
+def test_mirrored_members_see_the_other_side(model: Any) -> None:
+    plain = samples(drain(segment(CASE, model, PARAMS)))
+    events = drain(segment(CASE, model, replace(PARAMS, mirror=True)))
+    both = samples(events)
+    assert isinstance(events[0], Started)
+    assert events[0].mirror
+    # The same noise for a head that is turned round, and the mask turned back.
+    prepared = prepare_case(CASE, model.preprocessing)
+    everywhere = np.ones_like(prepared.brain)
+    turned = replace(prepared, slices=prepared.slices[..., ::-1].copy(), brain=everywhere)
+    expected = samples(drain(segment(CASE, model, PARAMS, prepared=turned)))
+    for z in range(4, 8):
+        for member in (0, 2):
+            np.testing.assert_array_equal(both[member, z], plain[member, z])
+        assert not np.array_equal(both[1, z], plain[1, z])
+        in_window = prepared.window.cut(expected[1, z].astype(np.float32))
+        on_grid = prepared.window.restore(in_window[:, ::-1].copy())
+        np.testing.assert_array_equal(both[1, z], np.where(prepared.brain[z], on_grid, 0))
+
+
+def test_the_model_says_whether_members_are_mirrored(model: Any) -> None:
+    careful = replace(model, card=replace(model.card, mirror_members=True))
+    asked = samples(drain(segment(CASE, model, replace(PARAMS, mirror=True))))
+    for key, value in samples(drain(segment(CASE, careful, PARAMS))).items():
+        np.testing.assert_array_equal(value, asked[key])
+
+
 def test_another_seed_is_another_ensemble(model: Any) -> None:
     one = samples(drain(segment(CASE, model, PARAMS)))
     other = samples(drain(segment(CASE, model, replace(PARAMS, seed=12))))

@@ -187,6 +187,7 @@ def _merge(event: Started, parts: Sequence[Part]) -> Started:
         device=event.device,
         batch_size=event.batch_size,
         n_network_calls=sum(part.n_samples for part in parts) * event.n_steps,
+        mirror=event.mirror,
     )
 
 

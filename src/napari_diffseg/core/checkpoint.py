@@ -47,6 +47,9 @@ class ModelCard:
     """Sampling steps that the validation figures are for."""
     recommended_sampler: SamplerName = "ddpm"
     """Sampler that the validation figures are for."""
+    mirror_members: bool = False
+    """Whether every second member sees the slice mirrored; only for models that were trained with
+    left-right flips."""
 
 
 @dataclass(frozen=True, eq=False)

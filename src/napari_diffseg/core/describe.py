@@ -62,6 +62,7 @@ def describe_run(
         sampler=params.sampler,
         n_steps=started.n_steps,
         eta=params.eta if params.sampler == "ddim" else None,
+        mirror=started.mirror,
         seed=params.seed,
         seeding=SEEDING,
         first_member=params.first_member,

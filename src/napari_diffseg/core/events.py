@@ -39,6 +39,8 @@ class Started:
     batch_size: int
     n_network_calls: int
     """Sum of ``StepDone.n_samples`` over the whole run: what an ETA counts down."""
+    mirror: bool = False
+    """Whether every second member sees the slice mirrored."""
 
 
 @dataclass(frozen=True)

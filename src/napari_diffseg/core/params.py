@@ -27,6 +27,9 @@ class SegmentParams:
     """Stochasticity of ``ddim``: 0 deterministic, 1 ancestral; other samplers ignore it."""
     seed: int = 0
     """Together with member and source slice it decides every random number."""
+    mirror: bool | None = None
+    """Whether every second member sees the slice mirrored left to right (and its mask is mirrored
+    back); None: as the model's own card says."""
     z_range: tuple[int, int] | None = None
     """Canonical slices (first, one past the last); None: the whole volume."""
     priority_z: int | None = None

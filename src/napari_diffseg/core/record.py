@@ -35,6 +35,8 @@ class RunRecord:
     n_steps: int
     eta: float | None
     """Of DDIM; None for the other samplers, which have none."""
+    mirror: bool
+    """Whether every second member saw the slices mirrored left to right."""
     seed: int
     seeding: str
     first_member: int

@@ -44,6 +44,7 @@ class _Job:
 
     member: int
     z: int
+    is_mirrored: bool
 
 
 def segment(
@@ -60,6 +61,10 @@ def segment(
 
     A member of a slice depends on nothing but the model, the case, the sampler's parameters and
     (seed, member, source slice): not on the batch, the order or the number of other members.
+
+    With ``mirror`` members of odd number see the slice mirrored left to right, and their masks are
+    mirrored back: a head has no preferred side, so the model's own preference is one more thing
+    that members should not share.
 
     Parameters
     ----------
@@ -99,7 +104,8 @@ def _segment(
     schedule = network.diffusion.make_schedule().respaced(
         params.n_steps or model.card.recommended_steps
     )
-    jobs = [_Job(member, z) for z in order for member in params.members]
+    mirror = model.card.mirror_members if params.mirror is None else params.mirror
+    jobs = [_Job(m, z, mirror and m % 2 == 1) for z in order for m in params.members]
     sample_mb = estimate_sample_mb(network.config, prepared.window.shape)
     batch_size = int(np.clip(params.memory_budget_mb / sample_mb, 1, _largest_batch(device)))
     yield Started(
@@ -109,6 +115,7 @@ def _segment(
         device=str(device),
         batch_size=batch_size,
         n_network_calls=len(jobs) * len(schedule),
+        mirror=mirror,
     )
     missing = {member: len(order) for member in params.members}
     rows = {int(z): row for row, z in enumerate(prepared.z_indices)}
@@ -275,7 +282,8 @@ def _iter_batch(
     ]
     shape = (1, *prepared.window.shape)
     draw_noise = _noise_source(generators, shape, device)
-    denoiser = _bind(model, prepared, [rows[job.z] for job in batch], device)
+    seen = [(rows[job.z], job.is_mirrored) for job in batch]
+    denoiser = _bind(model, prepared, seen, device)
     for state in iter_sample(
         params.sampler, denoiser, schedule, draw_noise(), lambda _: draw_noise(), eta=params.eta
     ):
@@ -295,13 +303,18 @@ def _noise_source(
 
 @torch.inference_mode()
 def _bind(
-    model: LoadedModel, prepared: PreparedCase, rows: Sequence[int], device: torch.device
+    model: LoadedModel,
+    prepared: PreparedCase,
+    seen: Sequence[tuple[int, bool]],
+    device: torch.device,
 ) -> Denoiser:
-    """Encode each slice of the batch once, and share it among its members."""
-    unique = sorted(set(rows))
-    images = torch.from_numpy(prepared.prior_images(unique)).to(device)
+    """Encode each slice of the batch (row, whether mirrored) once, and share it among members."""
+    unique = sorted(set(seen))
+    images = torch.from_numpy(prepared.prior_images([row for row, _ in unique])).to(device)
+    mirrored = torch.tensor([is_mirrored for _, is_mirrored in unique], device=device)
+    images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
     prior = model.network.encode_prior(images.contiguous(memory_format=torch.channels_last))
-    index = torch.tensor([unique.index(row) for row in rows], device=device)
+    index = torch.tensor([unique.index(one) for one in seen], device=device)
     return model.network.bind(prior[index])
 
 
@@ -311,6 +324,8 @@ def _finish_batch(
 ) -> list[NDArray[np.uint8]]:
     """Return each sample as 8-bit probability on the case's grid, 0 outside of the brain."""
     probability = decode_probability(x_0, model.network.diffusion)[:, 0].cpu().numpy()
+    mirrored = np.array([job.is_mirrored for job in batch])
+    probability[mirrored] = probability[mirrored, :, ::-1]
     restored = prepared.window.restore(probability)
     return [
         np.where(prepared.brain[job.z], encode_probability(p), np.uint8(0))
