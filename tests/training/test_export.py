@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 
 from napari_diffseg.core.checkpoint import load_checkpoint
 from tests.training.tiny import TRAINING, TinyData, tiny_config
+from training.config import AugmentationConfig
 from training.data import SliceCache
 from training.export import main
 from training.logs import CsvLog
@@ -106,3 +108,19 @@ def test_other_file_names_are_refused(
 ) -> None:
     assert export(trainer, tmp_path / "model.pt") == 1
     assert "must end with .safetensors" in capsys.readouterr().err
+
+
+def test_members_are_mirrored_if_the_model_has_seen_mirrored_heads(
+    trainer: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "tiny.safetensors"
+    assert export(trainer, out, "--mirror") == 0
+    assert load_checkpoint(out).card.mirror_members
+
+    no_flips = AugmentationConfig(flip=0.0)
+    trainer.config = replace(trainer.config, augmentation=no_flips)
+    trainer.save()
+    out.unlink()
+    assert export(trainer, out, "--mirror") == 1
+    assert "without left-right flips" in capsys.readouterr().err
+    assert not out.exists()

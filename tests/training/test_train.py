@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import training.train
+from napari_diffseg.core.checkpoint import load_checkpoint
 from napari_diffseg.core.errors import DiffsegError
 from tests.training.tiny import (
     TRAINING,
@@ -21,6 +22,7 @@ from tests.training.tiny import (
     tiny_config,
 )
 from training.config import load_config
+from training.export import main as export_main
 from training.loop import Trainer
 from training.run_folder import locked
 from training.state import BEST_NAME, STATE_NAME, read_record
@@ -302,3 +304,45 @@ def test_gradients_that_are_not_finite_end_with_advice(
     wild = ("--set", "optimiser.learning_rate=1e30", "--set", "optimiser.clip_norm=0")
     assert tiny_data.train(tmp_path / "run", *SHORT, *wild) == 1
     assert "lower optimiser.learning_rate" in capsys.readouterr().err
+
+
+def test_run_starts_from_a_models_weights(
+    finished: Path, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    model = tmp_path / "model.safetensors"
+    assert export_main([str(finished), str(model)]) == 0
+    still = ("--set", "optimiser.learning_rate=0.0", "--set", "run.total_steps=1")
+    tuned = tmp_path / "tuned"
+    assert tiny_data.train(tuned, "--init", str(model), *still) == 0
+    weights = load_checkpoint(model).network.state_dict()
+    state = load_state_tensors(tuned)
+    for part in ("network", "ema"):
+        for name, value in weights.items():
+            torch.testing.assert_close(state[f"{part}.{name}"], value)
+    origin = read_record(tuned / STATE_NAME)["provenance"]["init"]
+    assert origin["sha256"] == load_checkpoint(model).sha256
+    assert origin["provenance"]["steps"] == 21
+
+    # It goes on without the model, and still knows where it came from.
+    model.unlink()
+    more = ("--set", "run.total_steps=2", "--allow-changes")
+    assert tiny_data.train(tuned, *still[:2], *more) == 0
+    record = read_record(tuned / STATE_NAME)
+    assert record["step"] == 2
+    assert record["provenance"]["init"] == origin
+
+
+def test_run_does_not_start_from_another_kind_of_model(
+    finished: Path,
+    tiny_data: TinyData,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    model = tmp_path / "model.safetensors"
+    assert export_main([str(finished), str(model)]) == 0
+    wider = ("--set", "diffusion.signal=[-0.5, 0.5]")
+    assert tiny_data.train(tmp_path / "other", "--init", str(model), *wider) == 1
+    message = capsys.readouterr().err
+    assert "model.safetensors is another model" in message
+    assert "diffusion.signal" in message
+    assert not (tmp_path / "other").exists()
