@@ -51,6 +51,7 @@ class EnsembleSection(Form):
         self.overlay.addItem("mean probability", "mean")
         self.overlay.addItem("variance", "variance")
         self.overlay.addItem("outlines only", "none")
+        self._hidden: Overlay = "mean"
         describe(
             self.overlay,
             "Overlay",
@@ -79,6 +80,14 @@ class EnsembleSection(Form):
         """Return the map that is to be seen."""
         overlay: Overlay = self.overlay.currentData()
         return overlay
+
+    def toggle_overlay(self) -> None:
+        """Hide the map, or show the one again that was hidden last."""
+        shown = self.chosen_overlay()
+        if shown != "none":
+            self._hidden = shown
+        wanted = self._hidden if shown == "none" else "none"
+        self.overlay.setCurrentIndex(self.overlay.findData(wanted))
 
     def set_members(self, n_members: int, k: int) -> None:
         """Offer the first 1 to `n_members`, and choose `k`, without telling anybody."""

@@ -13,6 +13,8 @@ from napari_diffseg._widgets.case_desk import CaseDesk
 from napari_diffseg._widgets.case_section import CaseSection
 from napari_diffseg._widgets.engine import Engine, ModelReady, NothingToDo
 from napari_diffseg._widgets.ensemble_section import EnsembleSection
+from napari_diffseg._widgets.export_section import ExportSection
+from napari_diffseg._widgets.exporter import Exporter
 from napari_diffseg._widgets.form import STYLE, Column, Heading
 from napari_diffseg._widgets.lifetime import Lifetime
 from napari_diffseg._widgets.model_section import ModelSection
@@ -24,6 +26,7 @@ from napari_diffseg._widgets.review import Review
 from napari_diffseg._widgets.run import Recipe, Run
 from napari_diffseg._widgets.run_section import RunSection, format_duration
 from napari_diffseg._widgets.runner import Runner
+from napari_diffseg._widgets.shortcuts import Shortcuts
 from napari_diffseg._widgets.stage import Stage
 from napari_diffseg.core.errors import DiffsegError
 from napari_diffseg.core.events import Cancelled, Failed, Finished, SampleDone
@@ -63,8 +66,11 @@ class DiffsegWidget(QWidget):
         self._layers = ResultLayers(napari_viewer)
         self.stage = Stage(napari_viewer, self._layers, self)
         self.panels = make_panels(self.stage)
+        self.export = ExportSection()
+        self.shortcuts = Shortcuts(self)
         self._lay_out()
         self._review = Review(self.stage, self.ensemble, self.readout)
+        self._exporter = Exporter(self.stage, self.export)
         self._desk = CaseDesk(napari_viewer, self.cases, self)
         self._runner = Runner(engine or Engine(), self)
         self._lifetime = Lifetime(self)
@@ -84,6 +90,7 @@ class DiffsegWidget(QWidget):
             self.ensemble,
             self.readout,
             *self.panels,
+            self.shortcuts,
         )
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -107,8 +114,12 @@ class DiffsegWidget(QWidget):
         self._runner.progressed.connect(self._show_progress)
         self._runner.warned.connect(self._warn)
         self._runner.ended.connect(self._end)
+        self._exporter.failed.connect(self._fail)
         self._lifetime.ended.connect(self._shut_down)
         self._lifetime.began.connect(self._follow_viewer)
+        self.shortcuts.register("Ctrl+Return", "Segment, or cancel", self.run.button.click)
+        self.shortcuts.register("V", "Show or hide the map", self.ensemble.toggle_overlay)
+        self.shortcuts.register("M", "Show or hide the mask", self._toggle_mask)
 
     def _follow_viewer(self) -> None:
         if self._is_following:
@@ -193,6 +204,10 @@ class DiffsegWidget(QWidget):
             ]
             return min(ends), max(ends) + 1
         return None
+
+    def _toggle_mask(self) -> None:
+        if self._review.run is not None:
+            self._layers.toggle(self._review.run, "mask")
 
     # -- runs
 

@@ -120,6 +120,12 @@ class ResultLayers:
             if role in there:
                 there[role].visible = role == overlay
 
+    def toggle(self, run: Run, role: Role) -> None:
+        """Show or hide one layer of a run."""
+        layer = self.of_run(run).get(role)
+        if layer is not None:
+            layer.visible = not layer.visible
+
     def refresh(self, run: Run, z_indices: Iterable[int], *, thumbnails: bool = False) -> None:
         """Draw what has changed on these slices, if it is to be seen."""
         dims = self._viewer.dims
