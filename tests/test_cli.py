@@ -20,7 +20,9 @@ import pytest
 from napari_diffseg import __version__, cli
 from napari_diffseg._terminal import ProgressLine
 from napari_diffseg.cli import main
+from napari_diffseg.core import batch
 from napari_diffseg.core.checkpoint import BUNDLED_NAME, save_checkpoint
+from napari_diffseg.core.consensus import ConsensusKind
 from napari_diffseg.core.events import Started
 from napari_diffseg.core.geometry import to_source_grid
 from napari_diffseg.core.levels import MapKind
@@ -110,7 +112,7 @@ def test_json_tells_how_and_how_good(segment, tmp_path: Path) -> None:
     record = read_json(tmp_path / "out" / "Case_1_diffseg.json")
     mask = load(tmp_path / "out" / "Case_1_mask.nii.gz")
     truth = load(case / "Case_1_seg.nii.gz") > 0
-    assert record["schema_version"] == 1
+    assert record["schema_version"] == 2
     assert record["software"]["napari-diffseg"] == __version__
     assert record["run"]["seed"] == 7
     assert (record["run"]["sampler"], record["run"]["n_steps"]) == ("ddim", 2)
@@ -131,6 +133,24 @@ def test_json_tells_how_and_how_good(segment, tmp_path: Path) -> None:
     sampled = [entry["slice"] for entry in record["slices"]]
     assert sampled == sorted(sampled)
     assert record["maps"]["n_sampled_slices"] == len(sampled)
+
+
+def test_stops_when_stable_and_says_so(segment, tmp_path: Path, capsys) -> None:
+    case = write_synthetic(tmp_path / "in", "Case_1")
+    assert segment(case, "--samples", 6, "--until-stable", 0.9, "--save-samples") == 0
+    assert "stable after 3 of 6 samples" in capsys.readouterr().out
+    record = read_json(tmp_path / "out" / "Case_1_diffseg.json")
+    assert record["maps"]["n_members"] == 3
+    stopping = record["run"]["stopping"]
+    assert (stopping["tolerance"], stopping["max_samples"], stopping["stable_with"]) == (0.9, 6, 3)
+    assert stopping["dice"] >= 0.1
+    assert load(tmp_path / "out" / "Case_1_samples.nii.gz").shape[-1] == 3
+
+    assert segment(case, "--samples", 4, "--until-stable", 0) == 0
+    assert "not stable after 4 samples" in capsys.readouterr().out
+    stopping = read_json(tmp_path / "out" / "Case_1_diffseg.json")["run"]["stopping"]
+    assert (stopping["max_samples"], stopping["stable_with"]) == (4, None)
+    assert segment(case, "--until-stable", 1) == cli.CANNOT_RUN
 
 
 def test_same_seed_same_bytes_and_another_seed_not(segment, tmp_path: Path) -> None:
@@ -363,6 +383,16 @@ def test_help_waits_for_no_heavy_library() -> None:
 
 def test_choices_of_the_parser_are_those_of_the_core() -> None:
     assert get_args(MapKind) == cli.MAP_KINDS
+    assert get_args(ConsensusKind) == cli.CONSENSUS_KINDS
+
+
+def test_staple_without_simpleitk_is_told_before_anything_is_sampled(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(batch, "has_staple", lambda: False)
+    code = cli.main(["segment", str(tmp_path), "--out", str(tmp_path), "--consensus", "staple"])
+    assert code == cli.CANNOT_RUN
+    assert "pip install 'napari-diffseg[staple]'" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals to a process group are different there")

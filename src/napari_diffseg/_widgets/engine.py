@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from napari_diffseg._widgets.plan import Part, plan_parts
+from napari_diffseg.core.describe import describe_model
 from napari_diffseg.core.events import Cancelled, CancelToken, Event, Failed, Finished, Started
 from napari_diffseg.core.params import SamplerName, SegmentParams
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from napari_diffseg.core.brats import Case
     from napari_diffseg.core.checkpoint import LoadedModel, ModelCard
     from napari_diffseg.core.preprocessing import PreparedCase
+    from napari_diffseg.core.record import ModelRecord
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +40,9 @@ class Request:
     priority_z: int
     sampled: NDArray[np.bool_]
     """(S, Z): slices of members that are there already; S is at least `n_samples`."""
+    memory_budget_mb: int = 1500
+    threads: int = 0
+    """On the CPU; 0: as torch chooses."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,8 @@ class ModelReady:
     sha256: str
     devices: tuple[str, ...]
     auto_device: str
+    record: ModelRecord
+    """What exported results say of it."""
 
 
 @dataclass(frozen=True)
@@ -128,7 +135,11 @@ def iter_run(request: Request, engine: Engine, cancel: CancelToken) -> Iterator[
     began = time.perf_counter()
     yield Preparing("Loading the model …")
     model = engine.load(request.model_path)
-    yield ModelReady(model.card, model.sha256, *find_devices())
+    if request.threads:
+        import torch
+
+        torch.set_num_threads(request.threads)
+    yield ModelReady(model.card, model.sha256, *find_devices(), describe_model(model))
     if cancel.is_set():
         yield Cancelled()
         return
@@ -175,6 +186,7 @@ def _make_params(request: Request, card: ModelCard, part: Part) -> SegmentParams
         z_range=(min(part.z_indices), max(part.z_indices) + 1),
         priority_z=request.priority_z,
         device=request.device,
+        memory_budget_mb=request.memory_budget_mb,
     )
 
 

@@ -9,6 +9,7 @@ from napari.utils.notifications import show_error, show_warning
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_diffseg._layers import describe_slices, find_slice
+from napari_diffseg._settings import read_settings
 from napari_diffseg._widgets.case_desk import CaseDesk
 from napari_diffseg._widgets.case_section import CaseSection
 from napari_diffseg._widgets.engine import Engine, ModelReady, NothingToDo
@@ -69,6 +70,7 @@ class DiffsegWidget(QWidget):
         self.export = ExportSection()
         self.shortcuts = Shortcuts(self)
         self._lay_out()
+        self._apply_settings()
         self._review = Review(self.stage, self.ensemble, self.readout)
         self._exporter = Exporter(self.stage, self.export)
         self._desk = CaseDesk(napari_viewer, self.cases, self)
@@ -90,11 +92,22 @@ class DiffsegWidget(QWidget):
             self.ensemble,
             self.readout,
             *self.panels,
+            Heading("Export"),
+            self.export,
             self.shortcuts,
         )
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(column)
+
+    def _apply_settings(self) -> None:
+        """Begin with what the user prefers; wrong values are told."""
+        settings = read_settings()
+        self.parameters.set_defaults(settings)
+        self.ensemble.set_threshold(settings.threshold)
+        self.model.set_path(settings.model)
+        if settings.problems:
+            self.run.message.show_message("warning", " ".join(settings.problems))
 
     def _connect(self) -> None:
         self._desk.current_changed.connect(self._change_case)
@@ -243,7 +256,9 @@ class DiffsegWidget(QWidget):
                 self._recipe(),
                 self.parameters.choices().n_samples,
                 self._z_range(case),
-                find_slice(self._viewer.dims, case.geometry),
+                find_slice(self._viewer.dims, case.geometry)
+                if read_settings().visible_slice_first
+                else _middle(self._z_range(case) or (0, case.geometry.shape[0])),
             )
         except DiffsegError as error:
             self._fail(str(error))
@@ -307,3 +322,8 @@ class DiffsegWidget(QWidget):
             self.run.status.setText(
                 f"Done in {format_duration(event.elapsed_s)}: {self._n_drawn} samples, {where}."
             )
+
+
+def _middle(z_range: tuple[int, int]) -> int:
+    first, end = z_range
+    return (first + end - 1) // 2

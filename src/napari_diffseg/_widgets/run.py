@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from napari_diffseg.core.events import SampleDone
     from napari_diffseg.core.levels import MapKind
     from napari_diffseg.core.params import SamplerName
+    from napari_diffseg.core.record import RunRecord
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,8 @@ class Run:
         Slices that were asked for.
     planned : (Z,) bool
         Those of them that show brain, hence are sampled.
+    record : RunRecord or None
+        How the members were drawn, for exported results; None before the first sample.
     """
 
     def __init__(self, case: Case, recipe: Recipe, n_members: int) -> None:
@@ -73,6 +76,7 @@ class Run:
         self.asked = np.zeros(shape[0], bool)
         self.planned = np.zeros(shape[0], bool)
         self.view = View(n_members)
+        self.record: RunRecord | None = None
 
     def ask(self, z_range: tuple[int, int] | None, z_indices: Iterable[int]) -> None:
         """Note which slices a run will cover, and which of them it will sample."""

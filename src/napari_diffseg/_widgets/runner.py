@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QObject, Signal
 
+from napari_diffseg._settings import read_settings
 from napari_diffseg._widgets.engine import (
     Engine,
     ModelReady,
@@ -19,6 +21,7 @@ from napari_diffseg._widgets.engine import (
 )
 from napari_diffseg._widgets.run import Recipe, Run
 from napari_diffseg._worker import Job
+from napari_diffseg.core.describe import describe_run
 from napari_diffseg.core.events import (
     Cancelled,
     Downgraded,
@@ -28,6 +31,7 @@ from napari_diffseg.core.events import (
     Started,
     StepDone,
 )
+from napari_diffseg.core.params import SegmentParams
 from napari_diffseg.core.progress import Progress
 
 if TYPE_CHECKING:
@@ -58,6 +62,7 @@ class Runner(QObject):
         self._run: Run | None = None
         self._request: Request | None = None
         self._progress = Progress()
+        self._began_s: float | None = None
         self._runs: list[Run] = []
         self._models: dict[tuple[Path | None, int], ModelReady] = {}
 
@@ -108,6 +113,7 @@ class Runner(QObject):
             return
         run = self.continues(case, recipe) or Run(case, self._resolve(recipe), n_samples)
         run.make_room(n_samples)
+        settings = read_settings()
         self._run = run
         self._request = Request(
             case=case,
@@ -120,6 +126,8 @@ class Runner(QObject):
             z_range=z_range,
             priority_z=visible_z,
             sampled=run.ensemble.sampled.copy(),
+            memory_budget_mb=settings.memory_budget_mb,
+            threads=settings.threads,
         )
         self._progress = Progress()
         self._job = Job(partial(iter_run, self._request, self._engine))
@@ -136,7 +144,7 @@ class Runner(QObject):
         if self._job is not None:
             self._job.release()
             self._job.reported.disconnect(self._take)
-        self._job = self._request = self._run = None
+        self._job = self._request = self._run = self._began_s = None
 
     def forget_case(self, case: Case) -> None:
         """Let go of a case that is closed."""
@@ -164,6 +172,7 @@ class Runner(QObject):
         elif isinstance(event, Started):
             self._plan(run, event)
         elif isinstance(event, Downgraded):
+            self._note(run, message=event.message)
             self.warned.emit(event.message)
         elif isinstance(event, ENDS):
             self._end(run, event)
@@ -171,9 +180,33 @@ class Runner(QObject):
     def _plan(self, run: Run, event: Started) -> None:
         assert self._request is not None
         run.ask(self._request.z_range, event.z_indices)
+        self._began_s = time.monotonic()
+        self._describe(run, event)
         self.planned.emit(event.n_network_calls // event.n_steps)
         if run in self._runs:
             self.began.emit(run)
+
+    def _describe(self, run: Run, started: Started) -> None:
+        """Write down how the members are drawn; what was there of the same recipe stays."""
+        model = self.find_model(run.recipe.model_path)
+        assert model is not None
+        sampler = run.recipe.sampler or model.card.recommended_sampler
+        before = run.record
+        run.record = describe_run(
+            model.record,
+            SegmentParams(sampler=sampler, seed=run.recipe.seed),
+            started,
+            elapsed_s=None if before is None else before.elapsed_s,
+            messages=() if before is None else before.messages,
+        )
+
+    def _note(self, run: Run, message: str | None = None, elapsed_s: float = 0.0) -> None:
+        if run.record is not None:
+            messages = run.record.messages if message is None else (*run.record.messages, message)
+            elapsed_s += run.record.elapsed_s or 0.0
+            run.record = replace(
+                run.record, messages=tuple(dict.fromkeys(messages)), elapsed_s=elapsed_s
+            )
 
     def _replace(self, run: Run) -> None:
         """Let a run take the place of the one before, now that it has a sample to show."""
@@ -182,6 +215,9 @@ class Runner(QObject):
 
     def _end(self, run: Run, event: RunEvent) -> None:
         self._job = self._request = self._run = None
+        if self._began_s is not None:
+            self._note(run, elapsed_s=time.monotonic() - self._began_s)
+            self._began_s = None
         self.ended.emit(run, event)
 
     def _resolve(self, recipe: Recipe) -> Recipe:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from napari_diffseg.core.brats import CaseFiles, load_case
 from napari_diffseg.core.checkpoint import LoadedModel
-from napari_diffseg.core.describe import describe_result, describe_run
+from napari_diffseg.core.consensus import STAPLE_ADVICE, ConsensusKind, has_staple
+from napari_diffseg.core.describe import describe_model, describe_result, describe_run
 from napari_diffseg.core.errors import ParameterError
 from napari_diffseg.core.events import Event
 from napari_diffseg.core.export import check_outputs, output_paths, save_result
@@ -30,6 +31,8 @@ class BatchOptions:
     """Tumour is where the mean map is above it."""
     of: MapKind = "probabilities"
     """What the maps are made of."""
+    consensus: ConsensusKind = "mean"
+    """How the mask follows from the members."""
     save_samples: bool = False
     """Whether the members are saved as well."""
 
@@ -38,6 +41,8 @@ class BatchOptions:
             raise ParameterError(
                 f"The threshold must be at least 0 and below 1, it is {self.threshold:g}."
             )
+        if self.consensus == "staple" and not has_staple():  # said before hours of sampling
+            raise ParameterError(f"{STAPLE_ADVICE}.")
 
 
 def segment_to_files(
@@ -69,9 +74,12 @@ def segment_to_files(
     record = describe_result(
         case,
         run.ensemble,
-        describe_run(model, params, run.started, run.elapsed_s, run.messages),
+        describe_run(
+            describe_model(model), params, run.started, run.elapsed_s, run.messages, run.converged
+        ),
         threshold=options.threshold,
         of=options.of,
+        consensus=options.consensus,
         z_range=z_range,
     )
     paths = save_result(folder, case, run.ensemble, record, samples=options.save_samples)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_diffseg.core.brats import Case
+from napari_diffseg.core.consensus import ConsensusKind, decide, make_mask
 from napari_diffseg.core.ensemble import Ensemble
 from napari_diffseg.core.environment import software_versions
 from napari_diffseg.core.levels import MASK_LEVEL, MapKind
@@ -18,18 +19,22 @@ from napari_diffseg.core.record import (
     RECORD_SCHEMA_VERSION,
     CaseRecord,
     MapsRecord,
+    MemberRecord,
     ModelRecord,
     ResultRecord,
     RunRecord,
     ScoresRecord,
+    SliceRanges,
     SliceRecord,
+    StoppingRecord,
     VolumeRecord,
 )
 from napari_diffseg.core.uncertainty import compute_agreement, compute_volume_interval
 
 if TYPE_CHECKING:
     from napari_diffseg.core.checkpoint import LoadedModel
-    from napari_diffseg.core.events import Started
+    from napari_diffseg.core.events import Converged, Started
+    from napari_diffseg.core.geometry import Geometry
 
 SEEDING = "every member of every slice has its own generator, from (seed, member, slice)"
 
@@ -37,18 +42,32 @@ THICK_SLICES_MM = 3.0
 UNSTRIPPED_FRACTION = 0.7  # a brain fills about half of the smallest box around it
 
 
+def describe_model(model: LoadedModel) -> ModelRecord:
+    """Make the record of a model."""
+    return ModelRecord(
+        name=model.card.name,
+        file=model.path.name,
+        sha256=model.sha256,
+        provenance={**model.provenance},
+        description=model.card.description,
+    )
+
+
 def describe_run(
-    model: LoadedModel,
+    model: ModelRecord,
     params: SegmentParams,
     started: Started,
     elapsed_s: float | None,
     messages: Sequence[str] = (),
+    converged: Converged | None = None,
 ) -> RunRecord:
     """Make the record of how members were drawn, with what was resolved in the place of "auto".
 
     Parameters
     ----------
-    model, params
+    model
+        See `describe_model`.
+    params
         What `segment` was given.
     started
         Its first event.
@@ -56,9 +75,11 @@ def describe_run(
         From its last event, `Finished`; None if it did not come so far.
     messages
         Of its `Downgraded` events.
+    converged
+        If there was such an event.
     """
     return RunRecord(
-        model=ModelRecord(model.card.name, model.path.name, model.sha256, {**model.provenance}),
+        model=model,
         sampler=params.sampler,
         n_steps=started.n_steps,
         eta=params.eta if params.sampler == "ddim" else None,
@@ -69,6 +90,18 @@ def describe_run(
         device=started.device,
         elapsed_s=elapsed_s,
         messages=tuple(messages),
+        stopping=_describe_stopping(params, converged),
+    )
+
+
+def _describe_stopping(params: SegmentParams, converged: Converged | None) -> StoppingRecord | None:
+    if params.tolerance is None:
+        return None
+    return StoppingRecord(
+        tolerance=params.tolerance,
+        max_samples=params.n_samples,
+        stable_with=None if converged is None else converged.n_members,
+        dice=None if converged is None else converged.dice,
     )
 
 
@@ -79,8 +112,10 @@ def describe_result(
     *,
     threshold: float = 0.5,
     of: MapKind = "probabilities",
+    consensus: ConsensusKind = "mean",
     k: int | None = None,
     z_range: tuple[int, int] | None = None,
+    judged: NDArray[np.bool_] | None = None,
 ) -> ResultRecord:
     """Make the whole record of a result.
 
@@ -90,11 +125,14 @@ def describe_result(
         The members, on the grid of the case.
     run
         See `describe_run`.
-    threshold, of, k
-        How mask and maps are made of the first k members (`Ensemble`).
+    threshold, of, consensus, k
+        How mask and maps are made of the first k members (`Ensemble`, `consensus`).
     z_range
         Canonical slices that were asked for, first and one past the last; None: all. Everything
         is measured in them.
+    judged : (Z,) bool, optional
+        Those of them on which the mask can be compared with the truth; all, unless a run was
+        stopped. One slice alone is compared in 2-D, as in the paper.
     """
     geometry = case.geometry
     first, end = z_range or (0, geometry.shape[0])
@@ -102,11 +140,16 @@ def describe_result(
     sampled = ensemble.sampled[: len(members), first:end]
     z_indices = np.flatnonzero(sampled.any(axis=0)) + first
     complete = ensemble.complete_members(k, z_indices.tolist()) if len(z_indices) else z_indices
-    mask = ensemble.wt_mask(threshold, k, of)[first:end]
+    decision = decide(ensemble, consensus, threshold=threshold, k=k, of=of)
+    mask = make_mask(ensemble, decision)[first:end]
     masks: NDArray[np.bool_] = members >= MASK_LEVEL
     agreement = compute_agreement(masks, sampled)
     ends = geometry.to_source_slice(first), geometry.to_source_slice(end - 1)
-    truth = None if case.wt_truth is None else case.wt_truth[first:end]
+    counts = np.zeros(geometry.shape[0], bool)
+    counts[first:end] = True if judged is None else judged[first:end]
+    truth = None
+    if case.wt_truth is not None:
+        truth = case.wt_truth[first:end] & counts[first:end, np.newaxis, np.newaxis]
     members_ml = ensemble.mask_voxels(k)[complete, first:end].sum(axis=1) * geometry.voxel_volume_ml
     mean_total = float(ensemble.mean_map(k, of)[first:end].sum(dtype=np.float64))
     slices = [
@@ -122,10 +165,13 @@ def describe_result(
             n_members=len(members),
             of=of,
             threshold=threshold,
+            consensus=consensus,
+            closest_member=decision.closest,
             first_slice=min(ends),
             last_slice=max(ends),
             n_sampled_slices=len(z_indices),
-            whole_volume=(first, end) == (0, geometry.shape[0]),
+            whole_volume=bool(counts.all()),
+            judged_slices=describe_ranges(counts, geometry),
         ),
         volume=_describe_volume(
             np.count_nonzero(mask) * geometry.voxel_volume_ml,
@@ -133,9 +179,31 @@ def describe_result(
             members_ml.tolist(),
         ),
         confidence=agreement.mean_pairwise_dice,
-        scores=None if truth is None else _describe_scores(mask, truth, masks, complete, case),
+        scores=None
+        if truth is None
+        else _describe_scores(mask, truth, masks, complete, counts[first:end], case),
         slices=tuple(sorted(slices, key=lambda record: record.slice)),
+        members=tuple(
+            MemberRecord(describe_ranges(has, geometry))
+            for has in ensemble.sampled[: max(len(members), count_started(ensemble))]
+        ),
     )
+
+
+def count_started(ensemble: Ensemble) -> int:
+    """Return the number of members up to the last one that has a sample."""
+    have = np.flatnonzero(ensemble.sampled.any(axis=1))
+    return int(have[-1]) + 1 if have.size else 0
+
+
+def describe_ranges(chosen: NDArray[np.bool_], geometry: Geometry) -> SliceRanges:
+    """Return the stretches of (Z,) chosen slices, in the source file's numbers."""
+    edges = np.flatnonzero(np.diff(chosen.astype(np.int8), prepend=0, append=0))
+    ranges = []
+    for first, end in edges.reshape(-1, 2).tolist():
+        numbers = geometry.to_source_slice(first), geometry.to_source_slice(end - 1)
+        ranges.append((min(numbers), max(numbers)))
+    return tuple(sorted(ranges))
 
 
 def describe_case(case: Case) -> CaseRecord:
@@ -195,9 +263,15 @@ def _describe_scores(
     truth: NDArray[np.bool_],
     masks: NDArray[np.bool_],
     complete: NDArray[np.int64],
+    judged: NDArray[np.bool_],
     case: Case,
 ) -> ScoresRecord:
-    scores = compute_scores(mask, truth, case.geometry.spacing_mm)
+    spacing_mm: tuple[float, ...] = case.geometry.spacing_mm
+    used = np.flatnonzero(judged)
+    if used.size == 1:
+        scores = compute_scores(mask[used[0]], truth[used[0]], spacing_mm[1:])
+    else:
+        scores = compute_scores(mask, truth, spacing_mm)
     predicted_ml, truth_ml = (
         float(np.count_nonzero(each) * case.geometry.voxel_volume_ml) for each in (mask, truth)
     )

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_diffseg.core.brats import Case
+from napari_diffseg.core.consensus import USES_THRESHOLD, decide, make_mask
 from napari_diffseg.core.ensemble import Ensemble
 from napari_diffseg.core.errors import DiffsegError
-from napari_diffseg.core.record import ResultRecord
+from napari_diffseg.core.record import MapsRecord, ResultRecord
 from napari_diffseg.core.volume import save_on_source_grid
 
 if TYPE_CHECKING:
@@ -114,15 +115,16 @@ def save_result(
     make_output_folder(folder)
     of, k = record.maps.of, record.maps.n_members
     made_of = f"{k} sample{'s' * (k != 1)}, {of}"
+    decision = decide(ensemble, record.maps.consensus, threshold=record.maps.threshold, k=k, of=of)
     geometry = case.geometry
     try:
         with tempfile.TemporaryDirectory(prefix=f".{case.name}.", dir=folder) as name:
             part = output_paths(Path(name), case.name, samples=samples)
             save_on_source_grid(
                 part["mask"],
-                ensemble.wt_mask(record.maps.threshold, k, of),
+                make_mask(ensemble, decision),
                 geometry,
-                description=f"napari-diffseg: p > {record.maps.threshold:g} of {made_of}",
+                description=f"napari-diffseg: {_name_mask(record.maps)} of {made_of}",
             )
             save_on_source_grid(
                 part["mean"],
@@ -139,10 +141,10 @@ def save_result(
             if samples:
                 save_on_source_grid(
                     part[SAMPLES],
-                    ensemble.members_uint8(k),
+                    ensemble.members_uint8(max(len(record.members), k)),
                     geometry,
                     slope=PROBABILITY_SLOPE,
-                    description=f"napari-diffseg: {k} samples, probabilities",
+                    description="napari-diffseg: samples, probabilities",
                 )
             names = {name: path.name for name, path in paths.items() if name != RECORD}
             part[RECORD].write_text(record_to_json(record, names), encoding="utf-8")
@@ -154,6 +156,11 @@ def save_result(
             f"{error.strerror or error}."
         ) from error
     return paths
+
+
+def _name_mask(maps: MapsRecord) -> str:
+    threshold = f"p > {maps.threshold:g}" if maps.consensus in USES_THRESHOLD else ""
+    return threshold if maps.consensus == "mean" else f"{maps.consensus} {threshold}".strip()
 
 
 def record_to_json(record: ResultRecord, files: Mapping[str, str]) -> str:

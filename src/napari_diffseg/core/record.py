@@ -9,10 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from napari_diffseg.core.consensus import ConsensusKind
 from napari_diffseg.core.levels import MapKind
 from napari_diffseg.core.uncertainty import IntervalKind
 
-RECORD_SCHEMA_VERSION = 1
+RECORD_SCHEMA_VERSION = 2
+"""2 added what is needed to open a result again: `members` and `maps.judged_slices`."""
+
+SliceRanges = tuple[tuple[int, int], ...]
+"""Stretches of slices, first and last, both included."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,22 @@ class ModelRecord:
     sha256: str
     """Of the file."""
     provenance: dict[str, Any]
+    description: str = ""
+    """From the model's own card: what it segments, what it was trained on, its limits."""
+
+
+@dataclass(frozen=True)
+class StoppingRecord:
+    """That drawing was to stop by itself, and whether it did (`convergence.is_stable`)."""
+
+    tolerance: float
+    """Largest change of the mask by a further member, as 1 - Dice, that counted as none."""
+    max_samples: int
+    """So many were drawn at most."""
+    stable_with: int | None
+    """Members with which the mask was stable, so that no more were drawn; None: it never was."""
+    dice: float | None
+    """Smallest Dice between the mask with one of the last of them and without it."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +65,8 @@ class RunRecord:
     elapsed_s: float | None
     messages: tuple[str, ...]
     """What went differently from what was asked: less memory, another device."""
+    stopping: StoppingRecord | None = None
+    """None: all members that were asked for were drawn, whether needed or not."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +100,20 @@ class MapsRecord:
     n_sampled_slices: int
     """Slices in this range that show brain; the others have probability 0."""
     whole_volume: bool
+    consensus: ConsensusKind = "mean"
+    """How the mask follows from the members; ``threshold`` is that of mean and STAPLE."""
+    closest_member: int | None = None
+    """The member that is the mask if the consensus is the closest one; counted from 0."""
+    judged_slices: SliceRanges = ()
+    """What volume and scores are about: a run that was stopped has sampled some slices only."""
+
+
+@dataclass(frozen=True)
+class MemberRecord:
+    """One member that was drawn, whether or not the maps are made of it."""
+
+    slices: SliceRanges
+    """Those that it has a sample of."""
 
 
 @dataclass(frozen=True)
@@ -140,3 +177,5 @@ class ResultRecord:
     """None without labels."""
     slices: tuple[SliceRecord, ...]
     """The sampled ones, by number."""
+    members: tuple[MemberRecord, ...] = ()
+    """All that were drawn, `maps.n_members` or more: those in the file of samples."""

@@ -1,0 +1,88 @@
+"""Saves what is on screen, off the GUI thread: writing whole volumes takes seconds."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import QObject, Signal
+
+from napari_diffseg._widgets.export_section import ask_folder
+from napari_diffseg._widgets.snapshot import save_snapshot, take_snapshot
+from napari_diffseg._worker import Task
+from napari_diffseg.core.errors import DiffsegError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from napari_diffseg._widgets.export_section import ExportSection
+    from napari_diffseg._widgets.stage import Stage
+
+
+class Exporter(QObject):
+    """Writes one thing at a time, of the run on stage."""
+
+    failed = Signal(str)
+
+    def __init__(self, stage: Stage, section: ExportSection) -> None:
+        super().__init__(section)
+        self._stage = stage
+        self._section = section
+        self._task: Task | None = None
+        self._folder = ""  # the last one that was chosen
+        section.save_wanted.connect(self._save)
+        for signal in (stage.shown, stage.changed):
+            signal.connect(self._follow)
+        stage.released.connect(self.release)
+
+    def release(self) -> None:
+        """Hear nothing any more of what is being written; it is written to the end."""
+        if self._task is not None:
+            self._task.release()
+            self._task = None
+            self._section.set_done("")
+
+    def _follow(self) -> None:
+        run = self._stage.run
+        self._section.set_ready(
+            run is not None and run.record is not None and bool(run.is_sampled.any())
+        )
+
+    def _save(self) -> None:
+        folder = ask_folder(self._section, self._folder)
+        run = self._stage.run
+        snapshot = None if run is None else take_snapshot(run)
+        if not folder or snapshot is None:
+            return
+        self._folder = folder
+        save = partial(save_snapshot, samples=self._section.with_samples)
+        name = snapshot.case.name
+        self._start(Task(save, snapshot, Path(folder)), f"Saving {name} …", _tell_files)
+
+    def _start(self, task: Task, text: str, tell: Callable[[object], str]) -> None:
+        if self._task is not None:
+            return
+        self._task = task
+        task.done.connect(partial(self._finish, tell))
+        task.failed.connect(self._report_failure)
+        self._section.set_busy(text)
+        task.start()
+
+    def _finish(self, tell: Callable[[object], str], result: object) -> None:
+        self._task = None
+        self._section.set_done(tell(result))
+
+    def _report_failure(self, error: Exception) -> None:
+        self._task = None
+        self._section.set_done("Nothing was saved.")
+        text = str(error)
+        if not isinstance(error, DiffsegError):
+            text = f"The result cannot be saved ({type(error).__name__}: {error})."
+        self.failed.emit(text)
+
+
+def _tell_files(result: object) -> str:
+    assert isinstance(result, dict)
+    folder = next(iter(result.values())).parent
+    return f"Saved {len(result)} files in {folder}."

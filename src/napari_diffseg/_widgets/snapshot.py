@@ -1,0 +1,86 @@
+"""A run as it is at one moment, to be saved in another thread while samples still come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_diffseg.core.ensemble import Ensemble
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from napari_diffseg._widgets.run import Run, View
+    from napari_diffseg.core.brats import Case
+    from napari_diffseg.core.record import ResultRecord, RunRecord
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """What is on screen of a run.
+
+    Attributes
+    ----------
+    members : (S, Z, Y, X) uint8
+        A view, not a copy: a slice of a member is written once, and `sampled` names those that
+        have been. Copying 20 members would stall the window.
+    sampled : (S, Z) bool
+    judged : (Z,) bool
+        Slices that volume and scores are about.
+    z_range
+        From the first to one past the last slice that was asked for.
+    """
+
+    case: Case
+    record: RunRecord
+    view: View
+    members: NDArray[np.uint8]
+    sampled: NDArray[np.bool_]
+    judged: NDArray[np.bool_]
+    z_range: tuple[int, int]
+
+    def restore(self) -> tuple[Ensemble, ResultRecord]:
+        """Make an ensemble and the record of the result, as they were; takes a second or two."""
+        from napari_diffseg.core.describe import describe_result
+
+        ensemble = Ensemble.from_arrays(self.members, self.sampled)
+        record = describe_result(
+            self.case,
+            ensemble,
+            self.record,
+            threshold=self.view.threshold,
+            of=self.view.of,
+            k=min(self.view.k, ensemble.n_members),
+            z_range=self.z_range,
+            judged=self.judged,
+        )
+        return ensemble, record
+
+
+def take_snapshot(run: Run) -> Snapshot | None:
+    """Take a snapshot of a run, in the thread that writes it; None before the first sample."""
+    n_started = run.n_started
+    if not n_started or run.record is None:
+        return None
+    asked = np.flatnonzero(run.asked | run.is_sampled)
+    return Snapshot(
+        case=run.case,
+        record=run.record,
+        view=run.view,
+        members=run.ensemble.members_uint8(n_started),
+        sampled=run.ensemble.sampled[:n_started].copy(),
+        judged=run.evaluated.copy(),
+        z_range=(int(asked[0]), int(asked[-1]) + 1),
+    )
+
+
+def save_snapshot(snapshot: Snapshot, folder: Path, *, samples: bool) -> dict[str, Path]:
+    """Save mask, mean, variance, record and, if wanted, every sample; return where they are."""
+    from napari_diffseg.core.export import save_result
+
+    ensemble, record = snapshot.restore()
+    return save_result(folder, snapshot.case, ensemble, record, samples=samples)

@@ -1,0 +1,98 @@
+"""The export section: what is on screen goes into files, without the window waiting for it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from napari_diffseg._widgets import exporter
+from napari_diffseg.core.volume import to_source_grid
+from tests.plugin.conftest import Desk
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the folder that the user chooses in the dialogue."""
+    chosen = tmp_path / "results"
+    monkeypatch.setattr(exporter, "ask_folder", lambda *_: str(chosen))
+    return chosen
+
+
+def save(desk: Desk) -> None:
+    desk.click(desk.widget.export.save_button)
+    desk.wait(desk.widget.export.save_button.isEnabled)
+
+
+def test_there_is_nothing_to_export_before_a_run(desk: Desk, case_folder: Path) -> None:
+    section = desk.widget.export
+    buttons = (section.save_button, section.report_button, section.edit_button)
+    assert not any(button.isEnabled() for button in buttons)
+    desk.open(case_folder)
+    assert not any(button.isEnabled() for button in buttons)
+    desk.segment()
+    assert all(button.isEnabled() for button in buttons)
+
+
+def test_save_writes_what_is_on_screen(desk: Desk, case_folder: Path, folder: Path) -> None:
+    case = desk.open(case_folder)
+    desk.segment()
+    desk.widget.ensemble.members.setValue(3)
+    desk.widget.ensemble.threshold.setValue(30)
+    desk.wait(desk.layer("mask").data.any)
+    save(desk)
+    names = {path.name for path in folder.iterdir()}
+    parts = ("mask.nii.gz", "mean.nii.gz", "variance.nii.gz", "samples.nii.gz", "diffseg.json")
+    assert names == {f"Case_001_{part}" for part in parts}
+    for role in ("mask", "mean", "variance"):
+        image = nib.load(folder / f"Case_001_{role}.nii.gz")
+        expected = to_source_grid(desk.layer(role).data, case.geometry)
+        np.testing.assert_array_equal(np.asanyarray(image.dataobj), expected)
+    record = json.loads((folder / "Case_001_diffseg.json").read_text(encoding="utf-8"))
+    assert (record["maps"]["n_members"], record["maps"]["threshold"]) == (3, 0.3)
+    assert (record["maps"]["first_slice"], record["maps"]["last_slice"]) == (5, 5)
+    assert record["run"]["seed"] == 0
+    assert record["run"]["elapsed_s"] > 0
+    assert record["run"]["model"]["sha256"]
+    assert len(record["members"]) == 5
+    assert f"{record['volume']['mask_ml']:.2f} mL" in desk.widget.readout.volume.text()
+    assert f"{record['scores']['dice']:.3f}" in desk.widget.readout.dice.text()
+    hd95 = f"{record['scores']['hd95_mm']:.1f} mm"
+    desk.wait(lambda: hd95 in desk.widget.readout.hd95.text())
+    assert str(folder) in desk.widget.export.status.full_text()
+
+
+def test_the_samples_are_left_out_when_they_are_not_wanted(
+    desk: Desk, case_folder: Path, folder: Path
+) -> None:
+    desk.open(case_folder)
+    desk.segment()
+    desk.widget.export.samples_action.trigger()
+    save(desk)
+    assert not (folder / "Case_001_samples.nii.gz").exists()
+
+
+def test_a_cancelled_dialogue_writes_nothing(
+    desk: Desk, case_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter, "ask_folder", lambda *_: "")
+    desk.open(case_folder)
+    desk.segment()
+    desk.click(desk.widget.export.save_button)
+    assert desk.widget.export.status.full_text() == ""
+    assert desk.widget.export.save_button.isEnabled()
+
+
+def test_a_folder_that_cannot_be_written_is_named(
+    desk: Desk, case_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(exporter, "ask_folder", lambda *_: str(tmp_path / "file" / "out"))
+    desk.open(case_folder)
+    desk.segment()
+    save(desk)
+    assert "cannot be made" in desk.widget.run.message.text()
+    assert desk.widget.export.status.full_text() == "Nothing was saved."
