@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 OK, SOME_FAILED, CANNOT_RUN, INTERRUPTED = 0, 1, 2, 130
 
 MAP_KINDS = ("probabilities", "masks")  # core.levels.MapKind; that module waits for NumPy
+CONSENSUS_KINDS = ("mean", "majority", "staple", "closest")  # core.consensus.ConsensusKind
 
 _DEFAULTS = SegmentParams()
 
@@ -31,7 +32,7 @@ A CASE is a folder, any file of a case, or a folder that holds several cases. Na
 to 2023, of the Medical Segmentation Decathlon and of single slices are known.
 
 For each case DIR gets, on the grid of its own files:
-  CASE_mask.nii.gz      whole tumour, where the mean is above the threshold
+  CASE_mask.nii.gz      whole tumour, where the mean is above the threshold (or --consensus)
   CASE_mean.nii.gz      mean of the samples, 0 to 1
   CASE_variance.nii.gz  variance of the samples, 0 to 0.25
   CASE_samples.nii.gz   every sample, 4-D, 0 to 1 (--save-samples)
@@ -90,6 +91,13 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         "--samples", type=int, default=5, metavar="N", help="samples to draw (default: %(default)s)"
     )
     parser.add_argument(
+        "--until-stable",
+        type=float,
+        metavar="TOL",
+        help="draw fewer than N samples when the last two have changed the mask by no more than "
+        "this, as 1 - Dice, for example 0.005",
+    )
+    parser.add_argument(
         "--steps", type=int, metavar="K", help="sampling steps (default: as the model recommends)"
     )
     parser.add_argument("--sampler", choices=SAMPLERS, help="(default: as the model recommends)")
@@ -119,6 +127,14 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         default=0.5,
         metavar="P",
         help="tumour is where the mean is above it (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--consensus",
+        choices=CONSENSUS_KINDS,
+        default=CONSENSUS_KINDS[0],
+        help="which mask to save: where the mean, or STAPLE's estimate, is above the threshold, "
+        "where the majority of the samples' masks is, or the sample that is closest to all others "
+        "(default: %(default)s)",
     )
     parser.add_argument(
         "--of",
@@ -218,6 +234,7 @@ def _make_options(arguments: argparse.Namespace, sampler: SamplerName) -> BatchO
     return BatchOptions(
         params=SegmentParams(
             n_samples=arguments.samples,
+            tolerance=arguments.until_stable,
             n_steps=arguments.steps,
             sampler=sampler,
             eta=arguments.eta,
@@ -229,6 +246,7 @@ def _make_options(arguments: argparse.Namespace, sampler: SamplerName) -> BatchO
         slices=arguments.slices,
         threshold=arguments.threshold,
         of=arguments.of,
+        consensus=arguments.consensus,
         save_samples=arguments.save_samples,
     )
 

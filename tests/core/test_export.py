@@ -12,6 +12,7 @@ import pytest
 
 from napari_diffseg.core import export
 from napari_diffseg.core.brats import Case, CaseFiles
+from napari_diffseg.core.consensus import ConsensusKind, decide, make_mask
 from napari_diffseg.core.describe import describe_case, describe_result
 from napari_diffseg.core.ensemble import Ensemble
 from napari_diffseg.core.errors import DiffsegError
@@ -138,6 +139,29 @@ def test_record_uses_the_first_k_members_and_the_kind_of_map() -> None:
     assert hard.scores.hd95_mm is None
     assert (first.maps.n_members, first.confidence) == (1, None)
     assert record_of(case, ensemble, threshold=0.8).volume.mask_ml == 0
+
+
+@pytest.mark.parametrize("consensus", ["mean", "majority", "closest", "staple"])
+def test_the_mask_that_is_saved_is_the_one_that_was_decided(
+    tmp_path: Path, consensus: ConsensusKind
+) -> None:
+    if consensus == "staple":
+        pytest.importorskip("SimpleITK")
+    case = make_case(WHOLE)
+    ensemble = ensemble_of(HALF, WHOLE, HALF)
+    record = record_of(case, ensemble, consensus=consensus, threshold=0.2)
+    expected = make_mask(ensemble, decide(ensemble, consensus, threshold=0.2))
+    assert expected.sum() == (8 if consensus == "mean" else 4)  # mean 1/3 in the other half
+    assert record.maps.consensus == consensus
+    assert record.maps.closest_member == (0 if consensus == "closest" else None)
+    assert record.volume.mask_ml == pytest.approx(expected.sum() * VOXEL_ML)
+    paths = save_result(tmp_path, case, ensemble, record)
+    image = nib.load(paths["mask"])
+    mask = np.asanyarray(image.dataobj).transpose(1, 0, 2)[:, ::-1]
+    np.testing.assert_array_equal(mask, expected)
+    described = image.header["descrip"].item().decode()
+    assert ("0.2" in described) == (consensus in ("mean", "staple"))
+    assert json.loads(paths["diffseg"].read_text())["maps"]["consensus"] == consensus
 
 
 def test_case_without_labels_has_no_scores() -> None:
