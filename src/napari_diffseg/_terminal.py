@@ -80,6 +80,11 @@ def summarise(record: ResultRecord, paths: Mapping[str, Path]) -> str:
     if scores is not None:
         parts.append(f"Dice {scores.dice:.3f}")
         parts.append("no HD95" if scores.hd95_mm is None else f"HD95 {scores.hd95_mm:.1f} mm")
+    stopping = record.run.stopping
+    if stopping is not None and stopping.stable_with is not None:
+        parts.append(f"stable after {stopping.stable_with} of {stopping.max_samples} samples")
+    elif stopping is not None:
+        parts.append(f"not stable after {stopping.max_samples} samples")
     if record.run.elapsed_s is not None:
         parts.append(f"sampled in {format_time(record.run.elapsed_s)}")
     first, *others = paths.values()

@@ -96,3 +96,13 @@ def test_range_follows_the_numbers_in_file_names() -> None:
     assert find_z_range(named, 82, 100) == (1, 3)
     with pytest.raises(ParameterError, match="no slice in 91:95: the case has slices 80 to 90"):
         find_z_range(named, 91, 95)
+
+
+def test_only_the_members_that_were_needed_are_left() -> None:
+    params = replace(PARAMS, n_samples=6, tolerance=0.9)
+    run = run_case(synthetic_case(), tiny_model(), params)
+    assert run.converged is not None
+    assert run.ensemble.n_members == run.converged.n_members == 3
+    every = run_case(synthetic_case(), tiny_model(), replace(PARAMS, n_samples=3))
+    assert every.converged is None
+    np.testing.assert_array_equal(run.ensemble.members_uint8(), every.ensemble.members_uint8())

@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from napari_diffseg.core import segment as segment_module
+from napari_diffseg.core.convergence import compute_convergence, is_stable
 from napari_diffseg.core.errors import ParameterError
 from napari_diffseg.core.events import (
     Cancelled,
     CancelToken,
+    Converged,
     Downgraded,
     Event,
     Failed,
@@ -295,3 +297,41 @@ def test_no_global_random_numbers_are_used(model: Any) -> None:
 def test_impossible_parameters_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ParameterError):
         SegmentParams(**wrong)
+
+
+def test_stable_run_stops_early_and_its_members_are_the_same(model: Any) -> None:
+    whole = samples(drain(segment(CASE, model, replace(PARAMS, n_samples=6))))
+    events = drain(segment(CASE, model, replace(PARAMS, n_samples=6, tolerance=0.9)))
+    assert [type(event) for event in events[-2:]] == [Converged, Finished]
+    converged, started = events[-2], events[0]
+    assert isinstance(converged, Converged)
+    assert isinstance(started, Started)
+    assert converged.n_members == 3
+    assert started.members == tuple(range(6))  # what a progress bar has to reckon with
+    found = samples(events)
+    assert set(found) == {(m, z) for m in range(3) for z in range(4, 8)}
+    for key, value in found.items():
+        np.testing.assert_array_equal(value, whole[key])
+
+
+def test_a_run_that_is_never_stable_draws_all_and_does_not_claim_to_be(model: Any) -> None:
+    events = drain(segment(CASE, model, replace(PARAMS, n_samples=5, tolerance=0.0)))
+    assert not any(isinstance(event, Converged) for event in events)
+    done = [event.member for event in events if isinstance(event, MemberDone)]
+    assert sorted(done[:3]) == [0, 1, 2]
+    assert done[3:] == [3, 4]  # one after the other
+    assert len(samples(events)) == 5 * 4
+
+
+def test_the_reached_number_does_not_depend_on_the_batch(model: Any) -> None:
+    members = samples(drain(segment(CASE, model, replace(PARAMS, n_samples=8))))
+    stacked = np.stack([[members[m, z] for z in range(4, 8)] for m in range(8)])
+    dices = [addition.dice for addition in compute_convergence(stacked)]
+    tolerance = 1 - sorted(dices)[2]
+    enough = next(n for n in range(3, 9) if n == 8 or is_stable(dices[: n - 1], tolerance))
+    for memory_budget_mb in (1, 1500):
+        params = replace(
+            PARAMS, n_samples=8, tolerance=tolerance, memory_budget_mb=memory_budget_mb
+        )
+        found = samples(drain(segment(CASE, model, params)))
+        assert {member for member, _ in found} == set(range(enough))

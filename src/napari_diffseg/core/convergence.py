@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from napari_diffseg.core.events import Converged
 from napari_diffseg.core.levels import MASK_LEVEL, MAX_LEVEL, MapKind, mask_writer, total_level
 
 QUIET_ADDITIONS = 2
@@ -146,6 +147,33 @@ class ConvergenceMeter:
     def _dice(self, n: int) -> float:
         total = self._sizes[n - 1] + self._sizes[n - 2]
         return 2 * self._intersections[n - 1] / total if total else 1.0
+
+
+class StabilityWatch:
+    """Says when an ensemble that is being drawn is stable (`is_stable`, threshold 0.5).
+
+    Parameters
+    ----------
+    z_indices
+        The slices that are drawn.
+    tolerance
+        None: it never is, and nothing is computed.
+    """
+
+    def __init__(self, z_indices: Iterable[int], tolerance: float | None) -> None:
+        self._tolerance = tolerance
+        self._meter = ConvergenceMeter(z_indices)
+
+    def add(self, z: int, probability: NDArray[np.uint8]) -> None:
+        """Take in the next member of slice z, as `ConvergenceMeter.add` does."""
+        if self._tolerance is not None:
+            self._meter.add(z, probability)
+
+    def look(self) -> Converged | None:
+        """Return what is to be reported when the members that are complete are enough."""
+        if self._tolerance is None or not is_stable(self._meter.dices, self._tolerance):
+            return None
+        return Converged(self._meter.n_members, min(self._meter.dices[-QUIET_ADDITIONS:]))
 
 
 def compute_convergence(

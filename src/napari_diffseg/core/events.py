@@ -38,7 +38,8 @@ class Started:
     device: str
     batch_size: int
     n_network_calls: int
-    """Sum of ``StepDone.n_samples`` over the whole run: what an ETA counts down."""
+    """Sum of ``StepDone.n_samples`` over the whole run: what an ETA counts down. The most there can
+    be, when the run stops by itself."""
     mirror: bool = False
     """Whether every second member sees the slice mirrored."""
 
@@ -72,6 +73,16 @@ class MemberDone:
 
 
 @dataclass(frozen=True)
+class Converged:
+    """Further members no longer change the mask, so none are drawn; ``Finished`` follows."""
+
+    n_members: int
+    """That there are, on every slice."""
+    dice: float
+    """Smallest of the last Dice coefficients between the mask with a member and without it."""
+
+
+@dataclass(frozen=True)
 class Downgraded:
     """Memory ran out; the run goes on with less."""
 
@@ -83,7 +94,7 @@ class Downgraded:
 
 @dataclass(frozen=True)
 class Finished:
-    """Everything that was asked for is sampled."""
+    """Everything that was asked for is sampled, or more was not needed (``Converged``)."""
 
     elapsed_s: float
 
@@ -102,4 +113,14 @@ class Failed:
     """For the user."""
 
 
-Event = Started | StepDone | SampleDone | MemberDone | Downgraded | Finished | Cancelled | Failed
+Event = (
+    Started
+    | StepDone
+    | SampleDone
+    | MemberDone
+    | Converged
+    | Downgraded
+    | Finished
+    | Cancelled
+    | Failed
+)

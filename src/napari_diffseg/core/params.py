@@ -16,7 +16,10 @@ class SegmentParams:
     """Parameters of :func:`napari_diffseg.core.segment.segment`."""
 
     n_samples: int = 5
-    """Members to draw."""
+    """Members to draw; with `tolerance` the most that are drawn."""
+    tolerance: float | None = None
+    """Stop when further members change the mask (threshold 0.5) by no more than this, as 1 - Dice
+    (:func:`napari_diffseg.core.convergence.is_stable`); None: draw all."""
     first_member: int = 0
     """Number of the first member; more than 0 to add to members that exist already."""
     n_steps: int | None = None
@@ -42,6 +45,10 @@ class SegmentParams:
     def __post_init__(self) -> None:
         if self.n_samples < 1 or self.first_member < 0:
             raise ParameterError(f"At least 1 sample is needed, not {self.n_samples}.")
+        if self.tolerance is not None and not 0.0 <= self.tolerance < 1.0:
+            raise ParameterError(
+                f"The tolerance must be at least 0 and below 1, it is {self.tolerance:g}."
+            )
         if self.n_steps is not None and self.n_steps < 1:
             raise ParameterError(f"At least 1 step is needed, not {self.n_steps}.")
         if self.sampler not in SAMPLERS:

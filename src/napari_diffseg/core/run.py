@@ -12,6 +12,7 @@ from napari_diffseg.core.errors import DiffsegError, ParameterError
 from napari_diffseg.core.events import (
     Cancelled,
     CancelToken,
+    Converged,
     Downgraded,
     Event,
     Failed,
@@ -32,19 +33,23 @@ class FinishedRun:
     Attributes
     ----------
     ensemble
-        Its members, the first of them under 0 whatever `SegmentParams.first_member` was.
+        The members that were drawn, the first of them under 0 whatever
+        `SegmentParams.first_member` was.
     started
         What was resolved: device, steps, slices in the order of sampling.
     elapsed_s
         From the call to the last sample.
     messages
         What the user should know: memory ran out and the run went on with less.
+    converged
+        Set when not all members were needed (`SegmentParams.tolerance`).
     """
 
     ensemble: Ensemble
     started: Started
     elapsed_s: float
     messages: tuple[str, ...] = ()
+    converged: Converged | None = None
 
 
 def run_case(
@@ -72,6 +77,7 @@ def run_case(
     """
     ensemble = Ensemble(params.n_samples, case.geometry.shape)
     started: Started | None = None
+    converged: Converged | None = None
     messages: list[str] = []
     for event in segment(case, model, params, cancel, prepared):
         if on_event is not None:
@@ -81,11 +87,15 @@ def run_case(
                 started = event
             case SampleDone(member=member, z=z, probability=probability):
                 ensemble.add(member - params.first_member, z, probability)
+            case Converged():
+                converged = event
             case Downgraded(message=message):
                 messages.append(message)
             case Finished(elapsed_s=elapsed_s):
                 assert started is not None
-                return FinishedRun(ensemble, started, elapsed_s, tuple(messages))
+                if converged is not None:
+                    ensemble = _without_empty(ensemble, converged.n_members)
+                return FinishedRun(ensemble, started, elapsed_s, tuple(messages), converged)
             case Cancelled():
                 break
             case Failed(exception=exception, message=message):
@@ -93,6 +103,13 @@ def run_case(
                     raise exception
                 raise DiffsegError(message) from exception
     raise DiffsegError(f"{case.name}: cancelled.")
+
+
+def _without_empty(ensemble: Ensemble, n_members: int) -> Ensemble:
+    """Give the room back that was meant for members that were not needed."""
+    if n_members == ensemble.n_members:
+        return ensemble
+    return Ensemble.from_arrays(ensemble.members_uint8(n_members), ensemble.sampled[:n_members])
 
 
 def find_z_range(geometry: Geometry, first: int | None, end: int | None) -> tuple[int, int]:

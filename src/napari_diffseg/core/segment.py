@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from napari_diffseg.core.brats import Case
 from napari_diffseg.core.checkpoint import LoadedModel
+from napari_diffseg.core.convergence import StabilityWatch, plan_rounds
 from napari_diffseg.core.diffusion import Denoiser, decode_probability
 from napari_diffseg.core.errors import DiffsegError, ParameterError
 from napari_diffseg.core.events import (
@@ -66,6 +68,10 @@ def segment(
     mirrored back: a head has no preferred side, so the model's own preference is one more thing
     that members should not share.
 
+    With a ``tolerance`` members are completed one after the other, and the run ends with
+    ``Converged`` and ``Finished`` as soon as the mask of their mean is stable. Only the members of
+    this run count for that.
+
     Parameters
     ----------
     case, model, params
@@ -105,7 +111,7 @@ def _segment(
         params.n_steps or model.card.recommended_steps
     )
     mirror = model.card.mirror_members if params.mirror is None else params.mirror
-    jobs = [_Job(m, z, mirror and m % 2 == 1) for z in order for m in params.members]
+    rounds = _plan_jobs(order, params, mirror)
     sample_mb = estimate_sample_mb(network.config, prepared.window.shape)
     batch_size = int(np.clip(params.memory_budget_mb / sample_mb, 1, _largest_batch(device)))
     yield Started(
@@ -114,41 +120,56 @@ def _segment(
         n_steps=len(schedule),
         device=str(device),
         batch_size=batch_size,
-        n_network_calls=len(jobs) * len(schedule),
+        n_network_calls=sum(map(len, rounds)) * len(schedule),
         mirror=mirror,
     )
     missing = {member: len(order) for member in params.members}
     rows = {int(z): row for row, z in enumerate(prepared.z_indices)}
-    while jobs:
-        batch = _take_batch(jobs, batch_size)
-        try:
-            network.to(device)
-            final: Tensor | None = None
-            states = _iter_batch(
-                case, model, params, schedule, prepared, rows, batch, device, cancel
-            )
-            for step, x_t in enumerate(states, start=1):
-                yield StepDone(step, len(schedule), len(batch))
-                final = x_t
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            device, batch_size, message = _downgrade(error, device, len(batch))
-            yield Downgraded(message, str(device), batch_size)
-            continue
-        if cancel.is_set() and (final is None or step < len(schedule)):
-            yield Cancelled()
-            return
-        assert final is not None
-        for job, probability in zip(
-            batch, _finish_batch(final, model, prepared, batch), strict=True
-        ):
-            yield SampleDone(job.member, job.z, probability)
-            missing[job.member] -= 1
-            if not missing[job.member]:
-                yield MemberDone(job.member)
-        del jobs[: len(batch)]
+    watch = StabilityWatch(order, params.tolerance)
+    for jobs in rounds:
+        while jobs:
+            batch = _take_batch(jobs, batch_size)
+            try:
+                network.to(device)
+                final: Tensor | None = None
+                states = _iter_batch(
+                    case, model, params, schedule, prepared, rows, batch, device, cancel
+                )
+                for step, x_t in enumerate(states, start=1):
+                    yield StepDone(step, len(schedule), len(batch))
+                    final = x_t
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                device, batch_size, message = _downgrade(error, device, len(batch))
+                yield Downgraded(message, str(device), batch_size)
+                continue
+            if cancel.is_set() and (final is None or step < len(schedule)):
+                yield Cancelled()
+                return
+            assert final is not None
+            for job, probability in zip(
+                batch, _finish_batch(final, model, prepared, batch), strict=True
+            ):
+                yield SampleDone(job.member, job.z, probability)
+                watch.add(job.z, probability)
+                missing[job.member] -= 1
+                if not missing[job.member]:
+                    yield MemberDone(job.member)
+            del jobs[: len(batch)]
+        if converged := watch.look():
+            yield converged
+            break
     yield Finished(time.perf_counter() - started)
+
+
+def _plan_jobs(order: Sequence[int], params: SegmentParams, mirror: bool) -> list[list[_Job]]:
+    """Return the jobs of each round; within one, all members of the first slice come first."""
+    ends = list(plan_rounds(params.n_samples, params.tolerance))
+    return [
+        [_Job(m, z, mirror and m % 2 == 1) for z in order for m in params.members[first:end]]
+        for first, end in itertools.pairwise([0, *ends])
+    ]
 
 
 def order_slices(
