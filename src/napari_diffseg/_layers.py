@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from napari_diffseg._settings import DEFAULTS, read_settings
 from napari_diffseg.core.brats import MODALITIES
 
 if TYPE_CHECKING:
@@ -30,10 +31,8 @@ TAG = "diffseg"
 Role = Literal["image", "truth", "samples", "mean", "variance", "mask"]
 LayerData = tuple[Any, dict[str, Any], str]
 
-MASK_COLOUR = "#56b4e9"
-"""Sky blue: one of Okabe and Ito's colours, all of which colour-blind people can tell apart."""
-TRUTH_COLOUR = "#e69f00"
-"""Orange, of the same set, and the one that is farthest from sky blue."""
+MASK_COLOUR = DEFAULTS.mask_colour
+TRUTH_COLOUR = DEFAULTS.truth_colour
 
 MODALITY_NAMES = {"t1": "T1", "t1ce": "T1ce", "t2": "T2", "flair": "FLAIR"}
 RESULT_NAMES = {
@@ -123,7 +122,8 @@ def make_case_layers(case: Case) -> list[LayerData]:
     if case.wt_truth is not None:
         name = f"Ground truth · {case.name}"
         tag = _make_tag("truth", case)
-        layers.append(_outline(case.wt_truth, name, TRUTH_COLOUR, tag, case.geometry))
+        colour = read_settings().truth_colour
+        layers.append(_outline(case.wt_truth, name, colour, tag, case.geometry))
     return layers
 
 
@@ -168,11 +168,12 @@ def make_result_layers(
         return data, parameters, "image"
 
     name = f"{RESULT_NAMES['mask']} · {case.name}"
+    wanted = read_settings()
     return {
-        "samples": image("samples", samples, "magma", (0, 255)),
-        "variance": image("variance", variance, "viridis", (0.0, 0.25)),
-        "mean": image("mean", mean, "magma", (0.0, 1.0)),
-        "mask": _outline(mask, name, MASK_COLOUR, tag("mask"), case.geometry),
+        "samples": image("samples", samples, wanted.mean_map, (0, 255)),
+        "variance": image("variance", variance, wanted.variance_map, (0.0, 0.25)),
+        "mean": image("mean", mean, wanted.mean_map, (0.0, 1.0)),
+        "mask": _outline(mask, name, wanted.mask_colour, tag("mask"), case.geometry),
     }
 
 

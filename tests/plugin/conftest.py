@@ -11,6 +11,7 @@ from typing import Any
 import npe2
 import numpy as np
 import pytest
+from napari import settings as napari_settings
 from napari.viewer import Viewer
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QWidget
@@ -52,6 +53,17 @@ def plugins() -> npe2.PluginManager:
     manager = npe2.PluginManager.instance()
     manager.discover()
     return manager
+
+
+@pytest.fixture(autouse=True)
+def own_preferences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keep the tests away from the Preferences of whoever runs them."""
+    napari_settings._clear_plugin_settings_cache()
+    folder = tmp_path / "preferences"
+    folder.mkdir()
+    monkeypatch.setattr(napari_settings, "_CFG_PATH", str(folder / "settings.yaml"))
+    yield
+    napari_settings._clear_plugin_settings_cache()
 
 
 @pytest.fixture

@@ -76,6 +76,10 @@ class EnsembleSection(Form):
             of=self.kind.currentData(),
         )
 
+    def set_threshold(self, threshold: float) -> None:
+        """Begin with another threshold than 0.5."""
+        self.threshold.setValue(round(threshold * _PERCENT))
+
     def chosen_overlay(self) -> Overlay:
         """Return the map that is to be seen."""
         overlay: Overlay = self.overlay.currentData()

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtWidgets import QFileDialog, QWidget
 
+from napari_diffseg._settings import PLUGIN
+
 if TYPE_CHECKING:
     import napari
-
-PLUGIN = "napari-diffseg"
 
 
 def ask_folder(parent: QWidget | None = None) -> str:

@@ -18,6 +18,7 @@ from napari_diffseg._widgets.form import Fold, Form, Row, describe, make_chooser
 from napari_diffseg.core.params import SAMPLERS, SamplerName
 
 if TYPE_CHECKING:
+    from napari_diffseg._settings import Settings
     from napari_diffseg._widgets.engine import ModelReady
     from napari_diffseg.core.geometry import Geometry
 
@@ -49,6 +50,14 @@ class ParametersSection(Form):
         self._build_region()
         self._build_numbers()
         self._build_advanced()
+
+    def set_defaults(self, settings: Settings) -> None:
+        """Begin with what the user prefers."""
+        self.n_samples.setValue(settings.samples)
+        self.n_steps.setValue(settings.steps)
+        if self.device.findText(settings.device) < 0:
+            self.device.addItem(settings.device)
+        self.device.setCurrentText(settings.device)
 
     def choices(self) -> Choices:
         """Return what is chosen."""

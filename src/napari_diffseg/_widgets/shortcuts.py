@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from html import escape
 
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import Qt
 from qtpy.QtGui import QKeySequence, QShortcut
 from qtpy.QtWidgets import QLabel, QWidget
 
@@ -29,7 +29,7 @@ class Shortcuts(Fold):
         )
         self.toggled.connect(self._list)
 
-    def register(self, keys: str, text: str, slot: Callable[[], object] | Signal) -> QShortcut:
+    def register(self, keys: str, text: str, slot: Callable[[], object]) -> QShortcut:
         """Let keys, such as "Shift+N", call a slot; `text` says in the list what it does."""
         shortcut = QShortcut(QKeySequence(keys), self._dock)
         shortcut.setContext(Qt.ShortcutContext.WidgetWithChildrenShortcut)
