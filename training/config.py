@@ -15,6 +15,7 @@ from napari_diffseg.core.errors import ParameterError
 from napari_diffseg.core.model import ModelConfig
 from napari_diffseg.core.preprocessing import PreprocessingConfig
 from napari_diffseg.core.serialisation import from_dict, to_dict
+from training.baseline_config import BaselineConfig
 
 CONFIGS = Path(__file__).resolve().parent / "configs"
 
@@ -171,6 +172,8 @@ class RunConfig:
 class TrainingConfig:
     """All of it; see ``training/configs`` for the shipped ones."""
 
+    baseline: BaselineConfig | None = None
+    """A network without diffusion to train instead; ``model`` and ``diffusion`` are not used."""
     model: ModelConfig = field(default_factory=ModelConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)
@@ -181,18 +184,25 @@ class TrainingConfig:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        if self.preprocessing.stride % self.model.stride:
+        stride = (self.baseline or self.model).stride
+        if self.preprocessing.stride % stride:
             raise ParameterError(
                 f"preprocessing.stride ({self.preprocessing.stride}) must be a multiple of the "
-                f"network's ({self.model.stride})."
+                f"network's ({stride})."
             )
-        n_given, n_taken = self.preprocessing.n_prior_channels, self.model.n_prior_channels
+        n_given = n_taken = self.preprocessing.n_prior_channels
+        if self.baseline is None:
+            n_taken = self.model.n_prior_channels
+        elif self.baseline.unet is not None:
+            n_taken = self.baseline.unet.in_channels
         if n_given != n_taken:
             raise ParameterError(
                 f"preprocessing.context_slices give the network {n_given} channels of the image "
                 f"prior, but it takes {n_taken}."
             )
-        if self.run.validation_steps > self.diffusion.num_train_timesteps:
+        if self.baseline is None and (
+            self.run.validation_steps > self.diffusion.num_train_timesteps
+        ):
             raise ParameterError(
                 f"run.validation_steps ({self.run.validation_steps}) must not be more than "
                 f"diffusion.num_train_timesteps ({self.diffusion.num_train_timesteps})."
@@ -222,12 +232,22 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> TrainingConfig:
         raise ParameterError(f"{path} is not valid TOML: {error}.") from error
     for override in overrides:
         _apply_override(values, override)
+    if "baseline" in values and (unused := sorted({"model", "diffusion"} & set(values))):
+        raise ParameterError(f"{path}: a [baseline] has no section [{unused[0]}]. Remove one.")
     return from_dict(TrainingConfig, values)
 
 
 def format_config(config: TrainingConfig) -> str:
     """Return the TOML text that :func:`load_config` reads as the same configuration."""
-    return "\n".join(_format_table(to_dict(config), "")) + "\n"
+    return "\n".join(_format_table(config_values(config), "")) + "\n"
+
+
+def config_values(config: TrainingConfig) -> dict[str, Any]:
+    """Return the settings as nested dictionaries, without those that the run does not use."""
+    values = to_dict(config)
+    if config.baseline is not None:
+        del values["model"], values["diffusion"]
+    return values
 
 
 def _format_table(table: dict[str, Any], name: str) -> list[str]:

@@ -21,8 +21,10 @@ from napari_diffseg.core.checkpoint import (
 from napari_diffseg.core.errors import CheckpointError, DiffsegError, ParameterError
 from napari_diffseg.core.model import DiffusionModel
 from napari_diffseg.core.serialisation import from_dict, to_dict
+from training.baselines.checkpoint import LoadedBaseline, load_baseline, save_baseline
 from training.config import TrainingConfig
 from training.logs import read_validation
+from training.objectives import make_objective
 from training.state import BEST_NAME, STATE_NAME, load_average
 
 
@@ -36,8 +38,11 @@ def export_run(
     description: str = "",
     steps: int | None = None,
     mirror: bool = False,
-) -> LoadedModel:
+) -> LoadedModel | LoadedBaseline:
     """Write the averaged weights of a run as a model file, and read it back.
+
+    The run of a ``[baseline]`` gives a file for :mod:`training.evaluate` alone, always in float32;
+    it has no card, so only its name is kept.
 
     Parameters
     ----------
@@ -75,19 +80,24 @@ def export_run(
             f"{folder} was trained without left-right flips (augmentation.flip), so its members "
             "must not be mirrored. Export it without --mirror."
         )
-    network = DiffusionModel(config.model, config.diffusion)
+    origin = {**record["provenance"], **_describe_training(folder, weights, record, config)}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    network = make_objective(config).make_network()
     try:
         network.load_state_dict(average)
     except RuntimeError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
+    name = name or folder.resolve().name
+    if config.baseline is not None:
+        save_baseline(out, network, config.baseline, config.preprocessing, name, origin)
+        return load_baseline(out)
+    assert isinstance(network, DiffusionModel)
     card = ModelCard(
-        name=name or folder.resolve().name,
+        name=name,
         description=description,
         recommended_steps=steps or config.run.validation_steps,
         mirror_members=mirror,
     )
-    origin = {**record["provenance"], **_describe_training(folder, weights, record, config)}
-    out.parent.mkdir(parents=True, exist_ok=True)
     save_checkpoint(out, network, config.preprocessing, card, origin, dtype)
     return load_checkpoint(out)
 
@@ -140,7 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     size_mb = model.path.stat().st_size / 1e6
-    print(f"{model.path}: {model.card.name}, {model.provenance['steps']} steps, {size_mb:.1f} MB")
+    name = model.name if isinstance(model, LoadedBaseline) else model.card.name
+    print(f"{model.path}: {name}, {model.provenance['steps']} steps, {size_mb:.1f} MB")
     print(f"sha256 {model.sha256}")
     return 0
 

@@ -9,27 +9,18 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from napari_diffseg.core.checkpoint import LoadedModel
-from napari_diffseg.core.diffusion import (
-    compute_hybrid_loss,
-    compute_mask_loss,
-    decode_output,
-    encode_mask,
-    q_sample,
-)
-from napari_diffseg.core.model import DiffusionModel, EncodedPrior
-from napari_diffseg.core.serialisation import to_dict
-from training.config import OptimiserConfig, RunConfig, TrainingConfig
+from training.config import OptimiserConfig, RunConfig, TrainingConfig, config_values
 from training.data import BatchPlan, SliceCache, load_batch
 from training.ema import ExponentialMovingAverage
+from training.objectives import make_objective
 from training.state import STATE_NAME, load_state, save_state
 
 
@@ -89,9 +80,10 @@ class Trainer:
     ) -> None:
         self.config, self.folder, self.device = config, folder, device
         self._cache, self._provenance = cache, dict(provenance)
+        self._objective = make_objective(config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.run.seed)
-            self.network = DiffusionModel(config.model, config.diffusion)
+            self.network = self._objective.make_network()
         self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.ema = ExponentialMovingAverage(
             self.network, config.optimiser.ema_decay, warmup=config.optimiser.ema_warmup
@@ -105,7 +97,6 @@ class Trainer:
         self._plan = BatchPlan(
             cache.has_tumour, config.run.batch_size, config.data, config.run.seed
         )
-        self._schedule = config.diffusion.make_schedule()
         self._autocast_type = resolve_precision(config.run, device)
         self._scaler = torch.amp.GradScaler(
             device.type, enabled=self._autocast_type == torch.float16
@@ -147,7 +138,7 @@ class Trainer:
         record = {
             "step": self.step,
             "seconds": self.seconds,
-            "config": to_dict(self.config),
+            "config": config_values(self.config),
             "provenance": self._provenance,
         }
         if self._scaler.is_enabled():
@@ -166,7 +157,13 @@ class Trainer:
         for group in self._optimiser.param_groups:
             group["lr"] = rate
         self.network.train()
-        terms = self._compute_loss(images.to(self.device), masks.to(self.device), generator)
+        terms = self._objective.compute_terms(
+            self.network,
+            images.to(self.device),
+            masks.to(self.device),
+            generator,
+            self._autocast,
+        )
         loss = torch.stack(list(terms.values())).sum()
         self._optimiser.zero_grad(set_to_none=True)
         torch.autograd.backward(self._scaler.scale(loss))
@@ -187,90 +184,6 @@ class Trainer:
             float(norm),
             seconds,
         )
-
-    def _compute_loss(
-        self, images: Tensor, masks: Tensor, generator: torch.Generator
-    ) -> dict[str, Tensor]:
-        config, schedule = self.config, self._schedule
-        draws = config.loss.n_draws
-        which = torch.arange(len(images)).repeat(draws)
-        row = self._draw_rows(len(which), generator)
-        noise = torch.randn((len(which), *masks.shape[1:]), generator=generator).to(self.device)
-        targets = masks[which]
-        x_0 = encode_mask(targets, config.diffusion)
-        x_t = q_sample(x_0, row, noise, schedule)
-        t = torch.from_numpy(schedule.timesteps)[row].to(self.device)
-        images = images.contiguous(memory_format=torch.channels_last)
-        # Dropout takes torch's own generator; so it is a function of (run seed, step) as well.
-        dropout_seed = int(torch.randint(2**62, (), generator=generator))
-        with self._seeded(dropout_seed), self._autocast():
-            prior = self.network.encode_prior(images)
-            given = prior[which.to(self.device)]
-            x_t = self._with_own_estimates(x_0, x_t, row, noise, given, generator)
-            output = self.network(x_t, t, given)
-        if config.diffusion.prediction == "epsilon":
-            if config.diffusion.variance == "learned_range":
-                mse, vlb = compute_hybrid_loss(output, x_0, x_t, row, noise, schedule)
-                return {"mse": mse.mean(), "vlb": vlb.mean()}
-            return {"mse": (noise - output.float()).square().mean()}
-        weight = config.loss.dice_weight
-        terms = {"mask": compute_mask_loss(output, targets, weight).mean()}
-        if self.network.prior_encoder is not None and config.loss.prior_weight > 0:
-            own = compute_mask_loss(prior.image, masks, weight).mean()
-            terms["prior"] = config.loss.prior_weight * own
-        return terms
-
-    @torch.no_grad()
-    def _with_own_estimates(
-        self,
-        x_0: Tensor,
-        x_t: Tensor,
-        row: Tensor,
-        noise: Tensor,
-        prior: EncodedPrior,
-        generator: torch.Generator,
-    ) -> Tensor:
-        """Noise the network's own estimate of x_0 instead of the truth, for some of the draws.
-
-        When sampling, the network is fed its own earlier estimates. Trained on noised truth alone
-        it trusts them too much, and errors grow with the number of steps (self-aligned denoising,
-        Ji et al. 2023, 2303.17559).
-        """
-        fraction = self.config.loss.own_estimates
-        if fraction == 0.0:
-            return x_t
-        schedule, diffusion = self._schedule, self.config.diffusion
-        own = torch.rand(len(row), generator=generator) < fraction
-        share = torch.rand(len(row), generator=generator)
-        earlier_noise = torch.randn(noise.shape, generator=generator).to(self.device)
-        if not bool(own.any()):
-            return x_t
-        # A state that sampling visits before this one: anywhere from here to pure noise.
-        earlier = (row + share * (len(schedule) - row)).long().clamp(max=len(schedule) - 1)[own]
-        here = own.to(self.device)
-        state = q_sample(x_0[here], earlier, earlier_noise[here], schedule)
-        t = torch.from_numpy(schedule.timesteps)[earlier].to(self.device)
-        # Weights that are cast here carry no gradient: they must not stay in autocast's cache.
-        with self._autocast(cache_enabled=False):
-            output = self.network(state, t, prior[here])
-        estimate = decode_output(output, state, earlier, schedule, diffusion).x_0_hat
-        out = x_t.clone()
-        out[here] = q_sample(estimate, row[own], noise[here], schedule)
-        return out
-
-    def _draw_rows(self, n: int, generator: torch.Generator) -> Tensor:
-        total = len(self._schedule)
-        u = torch.rand(n, generator=generator, dtype=torch.float64)
-        if self.config.loss.t_density == "linear":
-            u = u.sqrt()
-        return (u * total).long().clamp(max=total - 1)
-
-    @contextlib.contextmanager
-    def _seeded(self, seed: int) -> Iterator[None]:
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
-            yield
 
     def _autocast(self, cache_enabled: bool = True) -> contextlib.AbstractContextManager[Any]:
         if self._autocast_type is None:

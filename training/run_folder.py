@@ -16,7 +16,7 @@ from napari_diffseg.core.environment import describe_platform, software_versions
 from napari_diffseg.core.errors import CheckpointError, DiffsegError, ParameterError
 from napari_diffseg.core.serialisation import from_dict, to_dict
 from training.cache_index import CacheIndex
-from training.config import TrainingConfig, format_config
+from training.config import TrainingConfig, config_values, format_config
 from training.data import Split, hash_cases
 from training.state import STATE_NAME, read_record
 
@@ -27,7 +27,7 @@ _DATA_KEYS = {
     "validation_hash": "the validation cases",
     "source_hash": "the files of the training cases",
 }
-_OF_THE_WEIGHTS = ("model", "diffusion", "preprocessing")
+_OF_THE_WEIGHTS = ("model", "diffusion", "preprocessing", "baseline")
 
 
 def collect_provenance(split: Split, index: CacheIndex) -> dict[str, Any]:
@@ -78,7 +78,7 @@ def find_changes(
         before = from_dict(TrainingConfig, record["config"])
     except ParameterError as error:
         raise CheckpointError(f"The run in this folder is from another version: {error}") from error
-    changes = _describe_changes(to_dict(before), to_dict(config))
+    changes = _describe_changes(config_values(before), config_values(config))
     fixed = [c for c in changes if c.startswith(_OF_THE_WEIGHTS)]
     if fixed:
         raise ParameterError(
@@ -101,6 +101,8 @@ def load_initial_model(path: Path, config: TrainingConfig) -> LoadedModel:
     ParameterError
         If its networks, diffusion or preprocessing are not the configuration's.
     """
+    if config.baseline is not None:
+        raise ParameterError("--init is for diffusion models: a [baseline] starts from nothing.")
     model = load_checkpoint(path)
     theirs = {
         "model": to_dict(model.network.config),
@@ -108,7 +110,7 @@ def load_initial_model(path: Path, config: TrainingConfig) -> LoadedModel:
         "preprocessing": to_dict(model.preprocessing),
     }
     ours = to_dict(config)
-    changes = _describe_changes(theirs, {name: ours[name] for name in _OF_THE_WEIGHTS})
+    changes = _describe_changes(theirs, {name: ours[name] for name in theirs})
     if changes:
         raise ParameterError(
             f"{path} is another model than the configuration describes, so no run can start from "

@@ -19,6 +19,7 @@ from torch import nn
 
 from napari_diffseg.core.checkpoint import LoadedModel
 from napari_diffseg.core.errors import CaseError, DiffsegError
+from napari_diffseg.core.model import DiffusionModel
 from napari_diffseg.core.progress import format_time
 from napari_diffseg.core.segment import resolve_device
 from training.cache_index import check_index
@@ -87,7 +88,12 @@ def prepare_run(options: argparse.Namespace) -> Setup:
         init = load_initial_model(options.init, config)
     validator = None
     if split.validation and config.run.validate_every:
-        validator = Validator(options.data, index.context_of(split.validation), config.run)
+        validator = Validator(
+            options.data,
+            index.context_of(split.validation),
+            config.run,
+            sample_dropout=config.baseline is not None and config.baseline.sample_dropout,
+        )
     return Setup(
         config,
         split,
@@ -182,7 +188,7 @@ def dry_run(setup: Setup) -> None:
     trainer = make_trainer(setup)
     network = trainer.network
     print(f"parameters      {_count(network):,}", end="")
-    if network.prior_encoder is not None:
+    if isinstance(network, DiffusionModel) and network.prior_encoder is not None:
         print(
             f" (prior encoder {_count(network.prior_encoder):,}, "
             f"denoiser {_count(network.denoiser):,})",
@@ -225,7 +231,7 @@ def make_parser() -> argparse.ArgumentParser:
         "python -m training.train", description="Train a model, or go on with a run."
     )
     parser.add_argument(
-        "config", help="TOML file, or the name of a shipped one (fast, paper, debug)"
+        "config", help="TOML file, or the name of a shipped one (fast, paper, segnet ...)"
     )
     parser.add_argument("--data", type=Path, required=True, help="cache of training.prepare")
     parser.add_argument("--split", type=Path, required=True, help="JSON file of the split")

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from napari_diffseg.core.diffusion import decode_probability
 from napari_diffseg.core.errors import CaseError
@@ -24,6 +24,7 @@ from napari_diffseg.core.schedule import NoiseSchedule
 from napari_diffseg.core.segment import make_generator
 from napari_diffseg.core.uncertainty import compute_mean_pairwise_dice
 from training.augmentation import N_MODALITIES
+from training.baselines.networks import draw_members
 from training.config import DataConfig, RunConfig
 from training.data import SliceCache
 
@@ -88,6 +89,8 @@ class Validator:
         The cases for validation, with the steps in z to the neighbours of a slice.
     run
         Number of slices, members and steps; batch size; seed.
+    sample_dropout
+        Whether the members of a network without diffusion differ by dropout that stays on.
 
     Raises
     ------
@@ -96,9 +99,14 @@ class Validator:
     """
 
     def __init__(
-        self, folder: Path, context: Mapping[str, tuple[int, ...]], run: RunConfig
+        self,
+        folder: Path,
+        context: Mapping[str, tuple[int, ...]],
+        run: RunConfig,
+        *,
+        sample_dropout: bool = False,
     ) -> None:
-        self._run = run
+        self._run, self._sample_dropout = run, sample_dropout
         self.cache, self.indices = choose_slices(folder, context, run.validation_slices, run.seed)
 
     def __len__(self) -> int:
@@ -106,7 +114,7 @@ class Validator:
 
     def validate(
         self,
-        network: DiffusionModel,
+        network: nn.Module,
         device: torch.device,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> tuple[ValidationResult, tuple[Array, NDArray[np.bool_], Array]] | None:
@@ -125,14 +133,7 @@ class Validator:
         for start in range(0, len(self), run.batch_size):
             indices = self.indices[start : start + run.batch_size]
             images, masks = self.cache.load(indices)
-            samples = sample_slices(
-                network,
-                images.to(device),
-                self.cache.source_slice[indices],
-                n_samples=run.validation_samples,
-                n_steps=run.validation_steps,
-                seed=run.seed,
-            )
+            samples = self._sample(network, images.to(device), self.cache.source_slice[indices])
             truth = masks[:, 0].numpy() > 0.5
             for i in range(len(indices)):
                 prior = None if samples.prior is None else samples.prior[i]
@@ -152,6 +153,29 @@ class Validator:
         shown_images, shown_truth, shown_members = zip(*kept, strict=True)
         picture = np.stack(shown_images), np.stack(shown_truth), np.stack(shown_members, axis=1)
         return result, picture
+
+    def _sample(
+        self, network: nn.Module, images: Tensor, source_slices: NDArray[np.int64]
+    ) -> Samples:
+        run = self._run
+        if isinstance(network, DiffusionModel):
+            return sample_slices(
+                network,
+                images,
+                source_slices,
+                n_samples=run.validation_samples,
+                n_steps=run.validation_steps,
+                seed=run.seed,
+            )
+        members = draw_members(
+            network,
+            images,
+            [int(number) for number in source_slices],
+            n_members=run.validation_samples,
+            seed=run.seed,
+            sample_dropout=self._sample_dropout,
+        )
+        return Samples(members.cpu().numpy() * _find_brain(images), None)
 
 
 def choose_slices(
@@ -192,12 +216,17 @@ def sample_slices(
         _sample_member(network, prior, source_slices, schedule, seed, member)
         for member in range(n_samples)
     ]
-    # As in `segment`, there is no tumour outside of the brain.
-    brain = (images[:, :N_MODALITIES] > 0).any(1).cpu().numpy()
+    brain = _find_brain(images)
     own = None
     if network.prior_encoder is not None:
         own = torch.sigmoid(prior.image.float())[:, 0].cpu().numpy() * brain
     return Samples(np.stack(members) * brain, own)
+
+
+def _find_brain(images: Tensor) -> NDArray[np.bool_]:
+    """Return where there is brain: as in `segment`, there is no tumour outside of it."""
+    brain: NDArray[np.bool_] = (images[:, :N_MODALITIES] > 0).any(1).cpu().numpy()
+    return brain
 
 
 def _sample_member(

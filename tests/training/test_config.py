@@ -8,7 +8,7 @@ import torch
 
 from napari_diffseg.core.diffusion import DiffusionConfig
 from napari_diffseg.core.errors import ParameterError
-from napari_diffseg.core.model import DiffusionModel, ModelConfig
+from napari_diffseg.core.model import ModelConfig
 from napari_diffseg.core.preprocessing import PAPER_PREPROCESSING
 from training.config import (
     CONFIGS,
@@ -17,25 +17,26 @@ from training.config import (
     format_config,
     load_config,
 )
+from training.objectives import make_objective
 
 SHIPPED = sorted(path.stem for path in CONFIGS.glob("*.toml"))
 
 
 def count_parameters(config: TrainingConfig) -> int:
     with torch.device("meta"):
-        network = DiffusionModel(config.model, config.diffusion)
+        network = make_objective(config).make_network()
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def test_three_configurations_are_shipped() -> None:
-    assert SHIPPED == ["debug", "fast", "paper"]
+def test_shipped_configurations() -> None:
+    assert SHIPPED == ["bayesian_segnet", "debug", "fast", "paper", "segnet", "unet"]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_configuration_makes_a_network(name: str) -> None:
     config = load_config(find_config(name))
     assert count_parameters(config) > 0
-    assert config.preprocessing.window[0] % config.model.stride == 0
+    assert config.preprocessing.window[0] % (config.baseline or config.model).stride == 0
 
 
 @pytest.mark.parametrize("name", SHIPPED)

@@ -1,0 +1,70 @@
+"""SegNet: an encoder like VGG16, and a decoder that remembers where each maximum was.
+
+Badrinarayanan, Kendall and Cipolla 2017 (1511.00561). With dropout that stays on it is the
+Bayesian SegNet (Kendall et al. 2017, 1511.02680).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from training.baseline_config import SegNetConfig
+
+
+class SegNet(nn.Module):
+    """The network that :class:`SegNetConfig` describes, for slices of any size.
+
+    Parameters
+    ----------
+    config
+        Width, depth and dropout.
+    in_channels
+        Channels of the image prior.
+    """
+
+    def __init__(self, config: SegNetConfig, in_channels: int) -> None:
+        super().__init__()
+        self.down, self.dropout, self.up = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        n_levels = len(config.channels)
+        finer = in_channels
+        for level, (width, n) in enumerate(
+            zip(config.channels, config.n_convolutions, strict=True)
+        ):
+            dropout = config.dropout if level >= n_levels - config.dropout_levels else 0.0
+            self.down.append(nn.Sequential(*_iter_convolutions([finer] + [width] * n)))
+            self.dropout.append(nn.Dropout(dropout))
+            # The last convolution on the way up gives the finer level its own width.
+            widths = [width] * n + [width if level == 0 else finer]
+            self.up.insert(0, nn.Sequential(*_iter_convolutions(widths), nn.Dropout(dropout)))
+            finer = width
+        self.head = nn.Conv2d(config.channels[0], 1, 3, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, 1, Y, X) of images (B, in_channels, Y, X)."""
+        x = images
+        places: list[tuple[Tensor, list[int]]] = []
+        for convolve, dropout in zip(self.down, self.dropout, strict=True):
+            x = convolve(x)
+            size = list(x.shape[-2:])
+            x, where = F.max_pool2d(x, 2, return_indices=True)
+            places.append((where, size))
+            x = dropout(x)
+        for convolve in self.up:
+            where, size = places.pop()
+            # The unpooled map has zeros where there was no maximum; sizes may be odd.
+            x = convolve(F.max_unpool2d(x, where, [2, 2], output_size=size))
+        out: Tensor = self.head(x)
+        return out
+
+
+def _iter_convolutions(widths: list[int]) -> Iterator[nn.Module]:
+    for n_in, n_out in pairwise(widths):
+        convolution = nn.Conv2d(n_in, n_out, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+        yield convolution
+        yield nn.BatchNorm2d(n_out)
+        yield nn.ReLU(inplace=True)
