@@ -25,7 +25,8 @@ def make_plot(name: str, tooltip: str, x_label: str, y_label: str) -> pg.PlotWid
 
         def changeEvent(self, event: QEvent) -> None:  # noqa: N802 (Qt's name)
             super().changeEvent(event)
-            if event.type() in (QEvent.Type.PaletteChange, QEvent.Type.StyleChange):
+            occasions = (QEvent.Type.PaletteChange, QEvent.Type.StyleChange)
+            if event.type() in occasions and self.plotItem is not None:  # None while it is made
                 paint_as_theme(self)
 
         def wheelEvent(self, event: object) -> None:  # noqa: N802 (Qt's name)
