@@ -9,10 +9,22 @@ from qtpy.QtWidgets import QLabel, QSlider
 
 from napari_diffseg._widgets.form import Form, Row, describe, make_chooser
 from napari_diffseg._widgets.run import View
+from napari_diffseg.core.consensus import STAPLE_ADVICE, USES_THRESHOLD, has_staple
 
 Overlay = Literal["mean", "variance", "none"]
 
 _PERCENT = 100
+
+CONSENSUS = (
+    ("mean", "mean", "where the mean of the samples is above the threshold."),
+    ("majority", "majority", "where more than half of the samples' masks are."),
+    (
+        "STAPLE",
+        "staple",
+        "samples that agree better with the estimated truth count for more (Warfield et al. 2004).",
+    ),
+    ("closest sample", "closest", "the one sample that agrees best with all others."),
+)
 
 
 class EnsembleSection(Form):
@@ -31,10 +43,19 @@ class EnsembleSection(Form):
             "for more, raise Samples and press the button again.",
         )
         self.threshold = _slider(1, _PERCENT - 1, _PERCENT // 2)
+        self.consensus = make_chooser()
+        for text, kind, tooltip in CONSENSUS:
+            self.consensus.addItem(text, kind)
+            row = self.consensus.count() - 1
+            self.consensus.setItemData(row, tooltip, Qt.ItemDataRole.ToolTipRole)
+            if kind == "staple" and not has_staple():
+                self.consensus.setItemData(row, STAPLE_ADVICE, Qt.ItemDataRole.ToolTipRole)
+                self.consensus.model().item(row).setEnabled(False)
         describe(
-            self.threshold,
-            "Threshold",
-            "The mask is where the mean is above this. 0.5 is the paper's.",
+            self.consensus,
+            "Consensus",
+            "How one mask is made of the samples. "
+            + " ".join(f"{text[0].upper()}{text[1:]}: {tooltip}" for text, _, tooltip in CONSENSUS),
         )
         self.members_text, self.threshold_text = _number("100 of 1000"), _number("0.000")
         self.kind = make_chooser()
@@ -60,11 +81,13 @@ class EnsembleSection(Form):
         )
         self.add_row("Members used", Row(self.members, self.members_text, stretch=0))
         self.add_row("Threshold", Row(self.threshold, self.threshold_text, stretch=0))
+        self.add_row("Consensus", self.consensus)
         self.add_row("Mean of", self.kind)
         self.add_row("Overlay", self.overlay)
         for slider in (self.members, self.threshold):
             slider.valueChanged.connect(self._change)
-        self.kind.currentIndexChanged.connect(self._change)
+        for chooser in (self.consensus, self.kind):
+            chooser.currentIndexChanged.connect(self._change)
         self.overlay.currentIndexChanged.connect(self.overlay_changed)
         self._show_numbers()
 
@@ -74,6 +97,7 @@ class EnsembleSection(Form):
             k=self.members.value(),
             threshold=self.threshold.value() / _PERCENT,
             of=self.kind.currentData(),
+            consensus=self.consensus.currentData(),
         )
 
     def set_threshold(self, threshold: float) -> None:
@@ -93,6 +117,11 @@ class EnsembleSection(Form):
         wanted = self._hidden if shown == "none" else "none"
         self.overlay.setCurrentIndex(self.overlay.findData(wanted))
 
+    def set_computing(self, is_computing: bool) -> None:
+        """Say in the chooser that STAPLE takes its time; until then the majority is shown."""
+        row = self.consensus.findData("staple")
+        self.consensus.setItemText(row, "STAPLE (computing …)" if is_computing else "STAPLE")
+
     def set_members(self, n_members: int, k: int) -> None:
         """Offer the first 1 to `n_members`, and choose `k`, without telling anybody."""
         self.members.blockSignals(True)
@@ -108,6 +137,16 @@ class EnsembleSection(Form):
     def _show_numbers(self) -> None:
         self.members_text.setText(f"{self.members.value()} of {self.members.maximum()}")
         self.threshold_text.setText(f"{self.threshold.value() / _PERCENT:.2f}")
+        uses_threshold = self.consensus.currentData() in USES_THRESHOLD
+        self.threshold.setEnabled(uses_threshold)
+        self.threshold_text.setEnabled(uses_threshold)
+        describe(
+            self.threshold,
+            "Threshold",
+            "The mask is where the mean, or STAPLE's estimate, is above this. 0.5 is the paper's."
+            if uses_threshold
+            else "This consensus knows no threshold: each sample's own mask is cut at 0.5.",
+        )
 
 
 def _slider(low: int, high: int, value: int) -> QSlider:

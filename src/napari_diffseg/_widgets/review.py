@@ -12,6 +12,7 @@ from qtpy.QtCore import QObject, QTimer
 from napari_diffseg._layers import describe_slices, find_slice
 from napari_diffseg._widgets.agreement import compute_distance_mm, compute_overlap, cut_out
 from napari_diffseg._widgets.readout_section import DASH
+from napari_diffseg._widgets.stapler import Stapler
 from napari_diffseg._worker import Task
 from napari_diffseg.core.uncertainty import compute_volume_interval
 
@@ -52,6 +53,9 @@ class Review(QObject):
         self._rest_timer = self._make_timer(self._render_rest)
         self._numbers_timer = self._make_timer(self._show_numbers)
         self._distance_timer = self._make_timer(self._measure_distance)
+        stapler = Stapler(stage, self)
+        stapler.working.connect(ensemble.set_computing)
+        stapler.computed.connect(self._render_rest)
         ensemble.view_changed.connect(self._change_view)
         ensemble.overlay_changed.connect(self._change_overlay)
         self.show_run(None)

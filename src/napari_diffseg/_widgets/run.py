@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_diffseg.core.consensus import Decision, cut_out_votes
 from napari_diffseg.core.ensemble import Ensemble
+from napari_diffseg.core.overlaps import Overlaps, find_closest
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_diffseg.core.brats import Case
+    from napari_diffseg.core.consensus import ConsensusKind, Staple, Votes
     from napari_diffseg.core.events import SampleDone
     from napari_diffseg.core.levels import MapKind
     from napari_diffseg.core.params import SamplerName
@@ -45,6 +48,8 @@ class View:
     """The first k members."""
     threshold: float = 0.5
     of: MapKind = "probabilities"
+    consensus: ConsensusKind = "mean"
+    """How the mask follows from the members."""
 
 
 class Run:
@@ -60,6 +65,8 @@ class Run:
         Slices that were asked for.
     planned : (Z,) bool
         Those of them that show brain, hence are sampled.
+    overlaps : Overlaps
+        How the members compare with each other.
     record : RunRecord or None
         How the members were drawn, for exported results; None before the first sample.
     """
@@ -76,6 +83,10 @@ class Run:
         self.asked = np.zeros(shape[0], bool)
         self.planned = np.zeros(shape[0], bool)
         self.view = View(n_members)
+        self.overlaps = Overlaps(n_members, shape[0])
+        self._closest: int | None = None
+        self._n_added = 0
+        self._staples: dict[int, tuple[int, Staple]] = {}  # of k members, after so many samples
         self.record: RunRecord | None = None
 
     def ask(self, z_range: tuple[int, int] | None, z_indices: Iterable[int]) -> None:
@@ -98,6 +109,8 @@ class Run:
     def add(self, sample: SampleDone) -> None:
         """Take in a sample and update the maps on its slice."""
         self.ensemble.add(sample.member, sample.z, sample.probability)
+        self.overlaps.add(self.ensemble, sample.member, sample.z)
+        self._n_added += 1
         if sample.member < self.view.k:
             self.render([sample.z])
 
@@ -109,16 +122,43 @@ class Run:
         """Write the maps on these slices, by default on all that have a sample."""
         if z_indices is None:
             z_indices = np.flatnonzero(self.is_sampled)
-        for z in z_indices:
-            self.ensemble.update_slice(
-                int(z),
-                mean=self.mean,
-                variance=self.variance,
-                mask=self.mask.view(bool),
-                threshold=self.view.threshold,
-                k=self.view.k,
-                of=self.view.of,
-            )
+        k, of = self.view.k, self.view.of
+        decision = self._decide()
+        mask = self.mask.view(bool)
+        for z in map(int, z_indices):
+            self.ensemble.update_slice(z, mean=self.mean, variance=self.variance, k=k, of=of)
+            decision.write_slice(self.ensemble, z, mask)
+        if decision.closest != self._closest:  # another member is the mask everywhere
+            self._closest = decision.closest
+            for z in map(int, np.flatnonzero(self.is_sampled)):
+                decision.write_slice(self.ensemble, z, mask)
+
+    def cut_out_votes(self) -> Votes | None:
+        """Copy what STAPLE is to be computed of; None if it is not wanted, or is there already.
+
+        Pass what comes of it to `set_staple`, with the `n_added` of this moment.
+        """
+        n_added, _ = self._staples.get(self.view.k, (0, None))
+        if self.view.consensus != "staple" or n_added == self._n_added:
+            return None
+        return cut_out_votes(self.ensemble, self.view.k, self.overlaps)
+
+    def set_staple(self, staple: Staple, k: int, n_added: int) -> None:
+        """Take in STAPLE's estimate of the first k members after so many samples."""
+        self._staples[k] = n_added, staple
+
+    @property
+    def n_added(self) -> int:
+        """Number of samples that have been added."""
+        return self._n_added
+
+    def _decide(self) -> Decision:
+        """Return the rule that makes the mask. STAPLE's last estimate holds until the next one."""
+        view, closest = self.view, None
+        if view.consensus == "closest":
+            closest = find_closest(self.ensemble, view.k, self.overlaps)
+        _, staple = self._staples.get(view.k, (0, None))
+        return Decision(view.consensus, view.threshold, view.k, view.of, closest, staple)
 
     @property
     def n_started(self) -> int:

@@ -54,6 +54,7 @@ class Snapshot:
             self.record,
             threshold=self.view.threshold,
             of=self.view.of,
+            consensus=self.view.consensus,
             k=min(self.view.k, ensemble.n_members),
             z_range=self.z_range,
             judged=self.judged,

@@ -84,7 +84,8 @@ class Overlaps:
         sizes = np.diagonal(voxels, axis1=1, axis2=2).T.astype(np.int64)
         on_common = sizes @ have.T  # (n, n): voxels of i on the slices of j
         totals = on_common + on_common.T
-        dice = 2 * voxels.sum(axis=0, dtype=np.int64) / np.maximum(totals, 1)
+        shared = voxels.sum(axis=0, dtype=np.int64)
+        dice: NDArray[np.float64] = 2 * shared / np.maximum(totals, 1)
         dice[totals == 0] = 1.0
         dice[have @ have.T == 0] = np.nan
         return dice
