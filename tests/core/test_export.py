@@ -173,7 +173,8 @@ def test_case_without_labels_has_no_scores() -> None:
 
 def test_notes_warn_about_images_that_the_model_does_not_expect() -> None:
     assert any("4.0 mm apart" in note for note in describe_case(make_case()).notes)
-    with_skull = replace(make_case(), prior_image=np.ones((4, *SHAPE), np.float32))
+    noise = np.random.default_rng(0).uniform(1, 9, (4, *SHAPE)).astype(np.float32)
+    with_skull = replace(make_case(), prior_image=noise)
     assert any("skull-stripped" in note for note in describe_case(with_skull).notes)
     oblique = AFFINE.copy()
     oblique[:3, :3] = np.array([[1, 0.1, 0], [-0.1, 1, 0], [0, 0, 1]]) @ AFFINE[:3, :3]

@@ -1,0 +1,62 @@
+"""A result that is unsure says so, and where to look."""
+
+from __future__ import annotations
+
+import pytest
+
+from napari_diffseg.core.verdict import judge
+
+VOLUMES = (10.0, 11.0, 12.0)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "text", "is_warning"),
+    [
+        (0.95, "The samples agree well (0.95).", False),
+        (
+            0.85,
+            "The samples mostly agree (0.85). Look at slices 71, 66 and 70 first.",
+            False,
+        ),
+        (
+            0.72,
+            "The samples disagree much (0.72): do not rely on this volume without looking at "
+            "slices 71, 66 and 70.",
+            True,
+        ),
+        (
+            0.41,
+            "The samples hardly agree (0.41): do not rely on this volume without looking at "
+            "slices 71, 66 and 70.",
+            True,
+        ),
+    ],
+)
+def test_the_less_the_samples_agree_the_graver_the_words(
+    confidence: float, text: str, is_warning: bool
+) -> None:
+    verdict = judge(confidence, [71, 66, 70, 12], mask_ml=11.0, members_ml=VOLUMES)
+    assert verdict.text == text
+    assert verdict.is_warning is is_warning
+
+
+def test_few_slices_are_named_as_they_are() -> None:
+    assert "at slice 71." in judge(0.5, [71], mask_ml=1, members_ml=VOLUMES).text
+    assert "at slices 71 and 66." in judge(0.5, [71, 66], mask_ml=1, members_ml=VOLUMES).text
+    assert judge(0.5, [], mask_ml=1, members_ml=VOLUMES).text.endswith("rely on this volume.")
+
+
+def test_one_sample_says_nothing() -> None:
+    verdict = judge(None, [], mask_ml=11.0, members_ml=[11.0])
+    assert verdict.text == "One sample cannot tell how sure it is: draw more."
+    assert not verdict.is_warning
+
+
+def test_no_tumour_is_different_from_an_empty_mask() -> None:
+    assert judge(1.0, [], mask_ml=0, members_ml=[0, 0, 0]).text == "No sample shows a tumour."
+    verdict = judge(0.3, [40], mask_ml=0, members_ml=[0, 0, 2.5])
+    assert verdict.is_warning
+    assert verdict.text == (
+        "The mask is empty, but 1 of 3 samples show a tumour: do not take this for “no tumour” "
+        "without looking at slice 40."
+    )
