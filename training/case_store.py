@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from napari_diffseg.core.brats import CaseFiles
-from napari_diffseg.core.checkpoint import LoadedModel
 from napari_diffseg.core.errors import DiffsegError
-from napari_diffseg.core.params import SegmentParams
-from napari_diffseg.core.serialisation import from_dict, to_dict
+from napari_diffseg.core.serialisation import from_dict
+from training.baselines.segmenter import Segmenter
 from training.measure import CaseMeasurements
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 """To be raised when the same ensemble would give other numbers."""
 
 PAPER_SLICES = (80, 129)
@@ -25,9 +24,8 @@ PAPER_SLICES = (80, 129)
 
 @dataclass(frozen=True)
 class Protocol:
-    """What is measured, of which members."""
+    """What is measured."""
 
-    params: SegmentParams
     slices: tuple[int, int] = PAPER_SLICES
     """Slice numbers of the files, first and one past the last."""
     all_slices: bool = False
@@ -73,22 +71,15 @@ class CaseStore:
 
 
 def make_key(
-    files: CaseFiles, patient: str, model: LoadedModel, protocol: Protocol
+    files: CaseFiles, patient: str, segmenter: Segmenter, protocol: Protocol
 ) -> dict[str, Any]:
     """Return, as JSON has it, all that the measurements of a case depend on, save the device."""
-    params = dataclasses.replace(
-        protocol.params, n_steps=protocol.params.n_steps or model.card.recommended_steps
-    )
     sources = {**files.modalities, "seg": files.label}
     key = {
         "protocol": PROTOCOL_VERSION,
-        "model": model.sha256,
+        "system": segmenter.system,
+        "segmenter": segmenter.key,
         "patient": patient,
-        "params": {
-            name: value
-            for name, value in to_dict(params).items()
-            if name not in ("device", "memory_budget_mb", "priority_z")
-        },
         "slices": list(protocol.slices),
         "all_slices": protocol.all_slices,
         "files": {

@@ -1,7 +1,8 @@
-"""Evaluate a model by the paper's protocol: ``python -m training.evaluate CASES_DIR --out DIR``.
+"""Evaluate a system by the paper's protocol: ``python -m training.evaluate CASES_DIR --out DIR``.
 
-Sampling goes through `napari_diffseg.core.segment`, as in the viewer. DIR gets CSV files with
-every single value (`training.results`), from which `training.table` makes the printed table.
+Diffusion models are sampled by `napari_diffseg.core.segment`, as in the viewer; any other system is
+given the same cases, slices and measures. DIR gets CSV files with every single value
+(`training.results`), from which `training.table` makes the printed tables.
 An interrupted evaluation goes on where it stopped: a case that was measured with the same model,
 parameters and files is not sampled again.
 """
@@ -18,14 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from napari_diffseg.core.brats import CaseFiles, discover_cases, load_case
-from napari_diffseg.core.checkpoint import LoadedModel, bundled_checkpoint, load_checkpoint
 from napari_diffseg.core.environment import software_versions
 from napari_diffseg.core.errors import CaseError, DiffsegError
 from napari_diffseg.core.events import Event
-from napari_diffseg.core.params import SAMPLERS, SegmentParams
+from napari_diffseg.core.params import SAMPLERS
 from napari_diffseg.core.preprocessing import prepare_case
 from napari_diffseg.core.progress import Progress
-from napari_diffseg.core.run import find_z_range, run_case
+from napari_diffseg.core.run import find_z_range
+from napari_diffseg.core.segment import order_slices
+from training.baselines.opening import open_segmenter
+from training.baselines.segmenter import Segmenter
 from training.case_store import PAPER_SLICES, PROTOCOL_VERSION, CaseStore, Protocol, make_key
 from training.data import load_split
 from training.measure import CaseMeasurements, measure_case
@@ -34,6 +37,7 @@ from training.results import (
     CaseRow,
     SettingRow,
     SliceRow,
+    TimingRow,
     UncertaintyRow,
     write_rows,
 )
@@ -43,11 +47,11 @@ from training.table import make_report
 def evaluate_case(
     files: CaseFiles,
     patient: str,
-    model: LoadedModel,
+    segmenter: Segmenter,
     protocol: Protocol,
     on_event: Callable[[Event], None] | None = None,
 ) -> CaseMeasurements:
-    """Sample a case and measure it.
+    """Segment a case and measure it.
 
     Raises
     ------
@@ -58,12 +62,17 @@ def evaluate_case(
     if case.wt_truth is None:
         raise CaseError(f"{case.name} has no expert labels: there is nothing to compare with.")
     z_range = find_z_range(case.geometry, *protocol.slices)
-    prepared = prepare_case(case, model.preprocessing)
-    params = dataclasses.replace(protocol.params, z_range=None if protocol.all_slices else z_range)
-    run = run_case(case, model, params, on_event=on_event, prepared=prepared)
-    return measure_case(
-        case, patient, run.ensemble, prepared.brain, z_range, whole_volume=protocol.all_slices
+    prepared = prepare_case(case, segmenter.preprocessing)
+    sampled = None if protocol.all_slices else z_range
+    started = time.perf_counter()
+    ensemble = segmenter.segment(case, prepared, sampled, on_event)
+    seconds = time.perf_counter() - started
+    measured = measure_case(
+        case, patient, ensemble, prepared.brain, z_range, whole_volume=protocol.all_slices
     )
+    n_slices = len(order_slices(prepared.z_indices, sampled, None))
+    timing = TimingRow(case.name, patient, n_slices, ensemble.n_members, seconds)
+    return dataclasses.replace(measured, timing=timing)
 
 
 def choose_cases(
@@ -96,7 +105,7 @@ def choose_cases(
 def evaluate(
     cases: Sequence[CaseFiles],
     patients: dict[str, str],
-    model: LoadedModel,
+    segmenter: Segmenter,
     protocol: Protocol,
     out: Path,
     *,
@@ -106,7 +115,7 @@ def evaluate(
     from tqdm import tqdm
 
     store = CaseStore(out / "cases")
-    write_rows(out, SettingRow, _describe_settings(model, protocol))
+    write_rows(out, SettingRow, _describe_settings(segmenter, protocol))
     measured: list[CaseMeasurements] = []
     n_failed = 0
     with tqdm(cases, unit="case", disable=None, dynamic_ncols=True) as bar:
@@ -117,11 +126,11 @@ def evaluate(
             try:
                 if files.problem:
                     raise CaseError(files.problem)
-                key = make_key(files, patient, model, protocol)
+                key = make_key(files, patient, segmenter, protocol)
                 result = None if fresh else store.load(files.name, key)
                 done_before = result is not None
                 if result is None:
-                    result = evaluate_case(files, patient, model, protocol, _show(bar))
+                    result = evaluate_case(files, patient, segmenter, protocol, _show(bar))
                     store.save(files.name, key, result)
             except DiffsegError as error:
                 bar.write(f"{files.name} failed: {error}", file=sys.stderr)
@@ -151,19 +160,13 @@ def _write_all(out: Path, measured: Iterable[CaseMeasurements]) -> None:
     write_rows(out, CaseRow, [row for each in measured for row in each.cases])
     write_rows(out, UncertaintyRow, [row for each in measured for row in each.uncertainty])
     write_rows(out, CalibrationRow, [row for each in measured for row in each.calibration])
+    write_rows(out, TimingRow, [each.timing for each in measured if each.timing is not None])
 
 
-def _describe_settings(model: LoadedModel, protocol: Protocol) -> list[SettingRow]:
-    params = protocol.params
+def _describe_settings(segmenter: Segmenter, protocol: Protocol) -> list[SettingRow]:
     values = {
-        "model": model.card.name,
-        "model_sha256": model.sha256,
-        "samples": params.n_samples,
-        "sampler": params.sampler,
-        "steps": params.n_steps or model.card.recommended_steps,
-        "eta": params.eta if params.sampler == "ddim" else "",
-        "mirror": model.card.mirror_members if params.mirror is None else params.mirror,
-        "seed": params.seed,
+        "system": segmenter.system,
+        **segmenter.settings,
         "slices": f"{protocol.slices[0]}-{protocol.slices[1] - 1}",
         "protocol": PROTOCOL_VERSION,
         **software_versions(),
@@ -175,20 +178,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the evaluation and print its table; 1: some cases failed, 2: it could not run."""
     arguments = _parse(argv)
     try:
-        model = load_checkpoint(arguments.checkpoint or bundled_checkpoint())
-        params = SegmentParams(
+        segmenter = open_segmenter(
+            arguments.segmenter or arguments.checkpoint,
             n_samples=arguments.samples,
             n_steps=arguments.steps,
-            sampler=arguments.sampler or model.card.recommended_sampler,
+            sampler=arguments.sampler,
             eta=arguments.eta,
             mirror=arguments.mirror,
+            sample_dropout=arguments.sample_dropout,
             seed=arguments.seed,
             device=arguments.device,
         )
-        protocol = Protocol(params, arguments.slices, arguments.all_slices)
+        protocol = Protocol(arguments.slices, arguments.all_slices)
         cases, patients = choose_cases(arguments.cases, arguments.split, arguments.part)
         arguments.out.mkdir(parents=True, exist_ok=True)
-        n_failed = evaluate(cases, patients, model, protocol, arguments.out, fresh=arguments.fresh)
+        n_failed = evaluate(
+            cases, patients, segmenter, protocol, arguments.out, fresh=arguments.fresh
+        )
         if n_failed < len(cases):
             print(make_report(arguments.out))
     except (DiffsegError, OSError) as error:
@@ -211,7 +217,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--out", type=Path, required=True, metavar="DIR", help="for the CSV files")
     add("--split", type=Path, metavar="FILE", help="split file; default: every case of the folder")
     add("--part", choices=("training", "validation"), default="validation", help="of the split")
-    add("--checkpoint", type=Path, metavar="FILE", help="default: the bundled model")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--checkpoint", type=Path, metavar="FILE", help="default: the bundled model")
+    which.add_argument(
+        "--segmenter",
+        type=Path,
+        metavar="FILE",
+        help="of any system, so also of a baseline",
+    )
     add("--samples", type=int, default=5, metavar="N", help="members (default: %(default)s)")
     add("--steps", type=int, metavar="K", help="default: as the model recommends")
     add("--sampler", choices=SAMPLERS, help="default: as the model recommends")
@@ -220,6 +233,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--mirror",
         action=argparse.BooleanOptionalAction,
         help="every second member sees the slice mirrored; default: as the model recommends",
+    )
+    add(
+        "--sample-dropout",
+        action=argparse.BooleanOptionalAction,
+        help="SegNet and U-Net: members by dropout; default: as the network was trained",
     )
     add("--seed", type=int, default=0, help="default: %(default)s")
     add("--device", default="auto", help="default: %(default)s")

@@ -21,6 +21,7 @@ from training.results import (
     CalibrationRow,
     CaseRow,
     SliceRow,
+    TimingRow,
     UncertaintyRow,
 )
 
@@ -36,6 +37,7 @@ class CaseMeasurements:
     cases: tuple[CaseRow, ...]
     uncertainty: tuple[UncertaintyRow, ...]
     calibration: tuple[CalibrationRow, ...]
+    timing: TimingRow | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,6 +22,16 @@ PROBABILITIES: Final = "probabilities"
 MASKS: Final = "masks"
 """Mean of the members' masks, as in the paper."""
 
+SYSTEMS: Final = {
+    "ddpm": "DDPM",
+    "nnunet": "nnU-Net",
+    "segnet": "SegNet",
+    "bayesian_segnet": "Bayesian SegNet",
+    "unet": "U-Net",
+    "mc_dropout_unet": "MC-dropout U-Net",
+}
+"""What is compared: the paper's systems, then two more."""
+
 
 @dataclass(frozen=True)
 class SliceRow:
@@ -104,6 +114,19 @@ class CalibrationRow:
 
 
 @dataclass(frozen=True)
+class TimingRow:
+    """How long a case took (``timings.csv``); on another machine it takes another time."""
+
+    case: str
+    patient: str
+    n_slices: int
+    """Slices that hold brain, in the range."""
+    n_samples: int
+    seconds: float
+    """All members of all these slices, the preparation of the case aside."""
+
+
+@dataclass(frozen=True)
 class SettingRow:
     """What all rows have in common (``settings.csv``)."""
 
@@ -116,6 +139,7 @@ FILES: dict[type[Any], str] = {
     CaseRow: "cases.csv",
     UncertaintyRow: "uncertainty.csv",
     CalibrationRow: "calibration.csv",
+    TimingRow: "timings.csv",
     SettingRow: "settings.csv",
 }
 

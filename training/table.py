@@ -1,5 +1,8 @@
 """The tables of an evaluation, from its CSV files alone: ``python -m training.table DIR``.
 
+Of a folder of evaluations, one subfolder for each system, it makes the paper's table
+(`training.comparison`).
+
 Means over slices are the paper's (Table 1): brackets leave out slices with an empty prediction,
 which otherwise count Dice 0 and Jaccard 0, and never have a HD95. Intervals are percentile
 bootstraps over *patients*: slices of one patient are no independent observations.
@@ -9,15 +12,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
 from napari_diffseg.core.errors import DiffsegError
-from training.bootstrap import Value, bootstrap_interval
+from training.cells import format_table, mean_with_interval, score_cell, signed_mean
+from training.comparison import find_evaluations, make_comparison
 from training.results import (
+    FILES,
     MASKS,
     PROBABILITIES,
     RUN,
@@ -94,36 +99,18 @@ def _table_of_slices(rows: Sequence[SliceRow]) -> str:
         lines.append(
             [
                 name,
-                _cell(of_method, full, lambda row: row.dice),
-                _mean_with_interval(distances, 2),
-                _cell(of_method, full, lambda row: row.jaccard),
+                score_cell(of_method, full, lambda row: row.dice),
+                mean_with_interval(distances, 2),
+                score_cell(of_method, full, lambda row: row.jaccard),
                 f"{n_empty:g}",
             ]
         )
     head = ["per slice", "Dice", "HD95 (mm)", "Jaccard", "empty"]
     return (
-        _format(head, lines)
+        format_table(head, lines)
         + "\n\nMean [over non-empty predictions] (95 % bootstrap interval over patients). "
         "HD95: over non-empty predictions."
     )
-
-
-def _cell(
-    rows: Sequence[SliceRow], full: Sequence[SliceRow], score: Callable[[SliceRow], float]
-) -> str:
-    bracket = f"{np.mean([score(row) for row in full]):.3f}" if full else "-"
-    values = [(row.patient, score(row)) for row in rows]
-    return _mean_with_interval(values, 3, f" [{bracket}]")
-
-
-def _mean_with_interval(values: Sequence[Value], digits: int, bracket: str = "") -> str:
-    if not values:
-        return "-"
-    text = f"{np.mean([value for _, value in values]):.{digits}f}{bracket}"
-    interval = bootstrap_interval(values)
-    if interval is None:
-        return text
-    return f"{text} ({interval[0]:.{digits}f} to {interval[1]:.{digits}f})"
 
 
 def _differences(rows: Sequence[SliceRow]) -> str:
@@ -142,18 +129,8 @@ def _differences(rows: Sequence[SliceRow]) -> str:
             [(r.patient, r.dice - float(of_runs(runs[r.case, r.slice]))) for r in of_method]
             for of_runs in (lambda dice: dice[0], np.mean)
         )
-        lines.append([f"of {method}", _signed(first), _signed(mean)])
-    return _format(["Dice of the ensemble minus", "1 run", f"mean of {n} runs"], lines)
-
-
-def _signed(values: Sequence[Value]) -> str:
-    interval = bootstrap_interval(values)
-    # Adding 0 turns -0.0, which rounding makes of small negative numbers, into 0.0.
-    mean, *ends = (
-        f"{round(number, 3) + 0.0:+.3f}"
-        for number in (float(np.mean([value for _, value in values])), *(interval or ()))
-    )
-    return f"{mean} ({' to '.join(ends)})" if ends else mean
+        lines.append([f"of {method}", signed_mean(first), signed_mean(mean)])
+    return format_table(["Dice of the ensemble minus", "1 run", f"mean of {n} runs"], lines)
 
 
 def _table_of_cases(rows: Sequence[CaseRow]) -> str:
@@ -200,7 +177,7 @@ def _table_of_cases(rows: Sequence[CaseRow]) -> str:
         "truth (mL)",
         "volume error (mL)",
     ]
-    return _format(head, lines)
+    return format_table(head, lines)
 
 
 def _table_of_maps(rows: Sequence[UncertaintyRow], curves: Sequence[CalibrationRow]) -> str:
@@ -232,7 +209,7 @@ def _table_of_maps(rows: Sequence[UncertaintyRow], curves: Sequence[CalibrationR
         "confidence",
     ]
     return (
-        _format(head, lines)
+        format_table(head, lines)
         + "\n\nMeans over cases; pooled: all voxels of all cases together. Errors are looked for "
         "by the variance map.\nDiversity: mean 1 - IoU of pairs of members; confidence: mean Dice."
     )
@@ -252,24 +229,14 @@ def _mean(values: Iterable[float | None]) -> str:
     return f"{np.mean(defined):.4f}" if defined else "-"
 
 
-def _format(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table that is aligned as plain text as well."""
-    widths = [max(len(line[i]) for line in (head, *lines)) for i in range(len(head))]
-    rule = ["-" * width for width in widths]
-    return "\n".join(
-        "| "
-        + " | ".join(text.ljust(width) for text, width in zip(line, widths, strict=True))
-        + " |"
-        for line in (head, rule, *lines)
-    )
-
-
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the tables of a folder that `training.evaluate` wrote."""
+    """Print the tables of a folder that `training.evaluate` wrote, or of all such subfolders."""
     parser = argparse.ArgumentParser(prog="python -m training.table", description=main.__doc__)
     parser.add_argument("folder", type=Path, metavar="DIR")
     try:
-        print(make_report(parser.parse_args(argv).folder))
+        folder = parser.parse_args(argv).folder
+        is_one = (folder / FILES[SliceRow]).exists() or not find_evaluations(folder)
+        print(make_report(folder) if is_one else make_comparison(folder))
     except DiffsegError as error:
         print(f"training.table: error: {error}", file=sys.stderr)
         return 2

@@ -1,0 +1,195 @@
+"""Other systems go through the same protocol, and the table has a row for each of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from napari_diffseg.core.brats import load_case
+from napari_diffseg.core.errors import DiffsegError, ParameterError
+from napari_diffseg.core.preprocessing import PreprocessingConfig, prepare_case
+from tests.training.tiny import VALIDATION, TinyData
+from training.baseline_config import BaselineConfig, SegNetConfig
+from training.baselines.checkpoint import save_baseline
+from training.baselines.networks import make_network
+from training.baselines.opening import open_segmenter
+from training.baselines.segmenter import BaselineSegmenter, describe_effort
+from training.bootstrap import sign_flip_p_value
+from training.comparison import make_comparison
+from training.evaluate import main
+from training.results import SettingRow, SliceRow, TimingRow, UncertaintyRow, read_rows, write_rows
+from training.table import main as table_main
+
+PREPROCESSING = PreprocessingConfig(window=(48, 48), context_slices=(-2, 2))
+
+
+@pytest.fixture(scope="module")
+def bayesian(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the file of a Bayesian SegNet with random weights."""
+    config = BaselineConfig(segnet=SegNetConfig((8,), (1,), dropout=0.5), sample_dropout=True)
+    torch.manual_seed(0)
+    network = make_network(config, 12)
+    path = tmp_path_factory.mktemp("b") / "bayesian.safetensors"
+    effort = {"training_s": 7200, "images_seen": 1000}
+    return save_baseline(path, network, config, PREPROCESSING, "tiny", effort)
+
+
+def open_baseline(path: Path, **options: object) -> BaselineSegmenter:
+    segmenter = open_segmenter(path, **options)  # type: ignore[arg-type]
+    assert isinstance(segmenter, BaselineSegmenter)
+    return segmenter
+
+
+def test_members_are_on_the_cases_grid_and_inside_the_brain(
+    bayesian: Path, tiny_data: TinyData
+) -> None:
+    case = load_case(tiny_data.cases / VALIDATION[0])
+    prepared = prepare_case(case, PREPROCESSING)
+    ensemble = open_baseline(bayesian, n_samples=3).segment(case, prepared, (4, 7))
+    assert ensemble.shape == case.geometry.shape
+    assert ensemble.n_samples()[4:7].tolist() == [3, 3, 3]
+    members = ensemble.members_uint8()
+    assert not members[:, ~prepared.brain].any()
+    assert members[:, 4:7][:, prepared.brain[4:7]].any()
+    assert not np.array_equal(members[0], members[1])
+    # One slice alone, with fewer members and the same seed, is the same.
+    alone = open_baseline(bayesian, n_samples=2).segment(case, prepared, (5, 6))
+    assert np.array_equal(alone.members_uint8()[:, 5], members[:2, 5])
+
+
+def test_dropout_decides_which_system_it_is(bayesian: Path) -> None:
+    assert open_baseline(bayesian).system == "bayesian_segnet"
+    plain = open_baseline(bayesian, sample_dropout=False)
+    assert (plain.system, plain.n_members) == ("segnet", 1)
+    with pytest.raises(ParameterError, match="no diffusion model"):
+        open_segmenter(bayesian, n_steps=5)
+    with pytest.raises(ParameterError, match="is for SegNet and U-Net"):
+        open_segmenter(None, sample_dropout=True)
+
+
+def test_effort_includes_the_model_that_a_run_began_from() -> None:
+    first = {"training_s": 3600, "images_seen": 100}
+    second = {"training_s": 1800, "images_seen": 50, "init": {"provenance": first}}
+    network = torch.nn.Linear(2, 1)
+    assert describe_effort(network, second) == {
+        "parameters": 3,
+        "training_hours": "1.50",
+        "images_seen": 150,
+    }
+    assert describe_effort(network, {})["images_seen"] == ""
+
+
+def test_baselines_go_through_the_whole_protocol(
+    bayesian: Path, tiny_data: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fixed = [str(tiny_data.cases), "--segmenter", str(bayesian), "--slices", "4:9"]
+    for name, option in (("b", "--sample-dropout"), ("s", "--no-sample-dropout")):
+        out = str(tmp_path / "systems" / name)
+        assert main([*fixed, "--samples", "2", option, "--out", out]) == 0
+    members = {row.n_samples for row in read_rows(tmp_path / "systems" / "b", SliceRow)}
+    assert members == {1, 2}
+    timings = read_rows(tmp_path / "systems" / "b", TimingRow)
+    assert [(row.n_slices, row.n_samples) for row in timings] == [(5, 2)] * 4
+    capsys.readouterr()
+    assert table_main([str(tmp_path / "systems")]) == 0
+    printed = capsys.readouterr().out
+    (row,) = [r for r in printed.splitlines() if r.startswith("| Bayesian SegNet, 2 runs ")][:1]
+    assert row.split("|")[-3].strip() == "2.00"
+    assert row.split("|")[-2].strip() == "1,000"
+    assert "| SegNet, 1 run " in printed
+    assert "| nnU-Net, ensemble of n " in printed
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+
+def write_system(folder: Path, system: str, dices: dict[str, float]) -> None:
+    folder.mkdir(parents=True)
+    n = 5 if system == "ddpm" else 1
+    methods = (("run", 0, 1), ("probabilities", None, n), ("masks", None, n))
+    rows = [
+        SliceRow(
+            case=patient,
+            patient=patient,
+            slice=90,
+            method=method,
+            member=member,
+            n_samples=k,
+            dice=dice - (0.1 if method == "run" and n > 1 else 0.0),
+            jaccard=dice / 2,
+            hd95_mm=2.0,
+            empty=False,
+            predicted_mm2=1.0,
+            truth_mm2=1.0,
+        )
+        for patient, dice in dices.items()
+        for method, member, k in methods
+    ]
+    maps = [
+        UncertaintyRow("c", p, method, k, 100, 5, 0.01, 0.1, 0.9, 0.5, 0.5, 0.2, 0.9, 0.3)
+        for p in dices
+        for method, _, k in methods
+    ]
+    write_rows(folder, SliceRow, rows)
+    write_rows(folder, UncertaintyRow, maps)
+    write_rows(folder, TimingRow, [TimingRow(p, p, 10, n, 20.0) for p in dices])
+    write_rows(folder, SettingRow, [SettingRow("system", system), SettingRow("parameters", "1234")])
+
+
+def rows_of(report: str, heading: str) -> dict[str, list[str]]:
+    part = report.split(f"## {heading}")[1].split("\n## ", maxsplit=1)[0]
+    lines = [line.strip("| ").split("|") for line in part.splitlines() if line.startswith("|")]
+    return {line[0].strip(): [text.strip() for text in line[1:]] for line in lines}
+
+
+@pytest.fixture
+def systems(tmp_path: Path) -> Path:
+    write_system(tmp_path / "ours", "ddpm", {"A": 0.9, "B": 0.8})
+    write_system(tmp_path / "theirs", "segnet", {"A": 0.8, "B": 0.6})
+    return tmp_path
+
+
+def test_every_system_has_a_row_and_none_is_taken_from_the_paper(systems: Path) -> None:
+    report = make_comparison(systems)
+    table = rows_of(report, "Segmentation")
+    assert table["DDPM, 1 run"][0].startswith("0.750 [0.750]")
+    assert table["DDPM, ensemble of 5"][0].startswith("0.850 [0.850]")
+    assert table["DDPM, ensemble of 5"][4:7] == ["-", "-", "1,234"]
+    assert table["SegNet, 1 run"][4].startswith("-0.150 (-0.200 to -0.100)")
+    assert table["SegNet, 1 run"][5] == "0.500"  # two patients: four patterns, two as far
+    for name in ("nnU-Net, ensemble of n", "Bayesian SegNet, n runs", "U-Net, 1 run"):
+        assert table[name][0] == "not run"
+    assert len(table) == 2 + 8  # and the head
+    assert "0.866" not in report.split("## As published, not measured here")[0]
+    assert "copied from the paper" in report
+
+
+def test_uncertainty_table_has_measures_and_seconds(systems: Path) -> None:
+    table = rows_of(make_comparison(systems), "Uncertainty")
+    assert table["DDPM, ensemble of 5"][0].startswith("0.0100")
+    assert table["DDPM, ensemble of 5"][-1] == "2.000"
+    assert table["DDPM, 1 run"][-1] == "0.400"
+    assert table["MC-dropout U-Net, n runs"][0] == "not run"
+
+
+def test_systems_on_other_slices_are_told(systems: Path) -> None:
+    write_system(systems / "more", "unet", {"A": 0.8, "B": 0.6, "C": 0.7})
+    assert "more were measured of U-Net." in make_comparison(systems)
+
+
+def test_one_row_cannot_have_two_evaluations(systems: Path) -> None:
+    write_system(systems / "again", "segnet", {"A": 0.8})
+    with pytest.raises(DiffsegError, match="both of SegNet"):
+        make_comparison(systems)
+
+
+def test_p_value_is_of_patients() -> None:
+    six = [(str(patient), 0.1) for patient in range(6) for _ in range(20)]
+    assert sign_flip_p_value(six) == pytest.approx(2 / 2**6)
+    assert sign_flip_p_value([("A", 0.1), ("B", -0.1)]) == 1.0
+    assert sign_flip_p_value([("A", 0.1)] * 9) is None
+    many = sign_flip_p_value([(str(patient), 0.1) for patient in range(40)])
+    assert many == pytest.approx(1 / 10_001)

@@ -1,0 +1,52 @@
+"""From a file to the system that it holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from napari_diffseg.core.checkpoint import bundled_checkpoint, load_checkpoint
+from napari_diffseg.core.errors import ParameterError
+from napari_diffseg.core.params import SamplerName, SegmentParams
+from training.baselines.checkpoint import is_baseline, load_baseline
+from training.baselines.segmenter import BaselineSegmenter, DiffusionSegmenter, Segmenter
+
+
+def open_segmenter(
+    path: Path | None,
+    *,
+    n_samples: int = 5,
+    n_steps: int | None = None,
+    sampler: SamplerName | None = None,
+    eta: float = 0.0,
+    mirror: bool | None = None,
+    sample_dropout: bool | None = None,
+    seed: int = 0,
+    device: str = "auto",
+) -> Segmenter:
+    """Return the system of a file: a diffusion model (None: the bundled one) or a baseline.
+
+    What is None is as the file recommends. Steps, sampler, eta and mirror are for diffusion models.
+
+    Raises
+    ------
+    DiffsegError
+        The file is missing or damaged, or an option is not for it.
+    """
+    if path is not None and is_baseline(path):
+        if (n_steps, sampler, eta, mirror) != (None, None, 0.0, None):
+            raise ParameterError(f"{path} is no diffusion model: it has no steps or sampler.")
+        baseline = load_baseline(path)
+        return BaselineSegmenter(baseline, n_samples, seed, sample_dropout, device)
+    if sample_dropout is not None:
+        raise ParameterError("--sample-dropout is for SegNet and U-Net (--segmenter FILE).")
+    model = load_checkpoint(path or bundled_checkpoint())
+    params = SegmentParams(
+        n_samples=n_samples,
+        n_steps=n_steps,
+        sampler=sampler or model.card.recommended_sampler,
+        eta=eta,
+        mirror=mirror,
+        seed=seed,
+        device=device,
+    )
+    return DiffusionSegmenter(model, params)
