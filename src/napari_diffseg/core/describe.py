@@ -90,11 +90,12 @@ def describe_run(
         device=started.device,
         elapsed_s=elapsed_s,
         messages=tuple(messages),
-        stopping=_describe_stopping(params, converged),
+        stopping=describe_stopping(params, converged),
     )
 
 
-def _describe_stopping(params: SegmentParams, converged: Converged | None) -> StoppingRecord | None:
+def describe_stopping(params: SegmentParams, converged: Converged | None) -> StoppingRecord | None:
+    """Make the record of whether drawing stopped by itself; None if it was not to."""
     if params.tolerance is None:
         return None
     return StoppingRecord(
