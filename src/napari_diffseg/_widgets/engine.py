@@ -6,12 +6,22 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from napari_diffseg._widgets.plan import Part, plan_parts
+from napari_diffseg._widgets.plan import Part, count_leading, plan_parts
+from napari_diffseg.core.convergence import StabilityWatch, plan_rounds
 from napari_diffseg.core.describe import describe_model
-from napari_diffseg.core.events import Cancelled, CancelToken, Event, Failed, Finished, Started
+from napari_diffseg.core.events import (
+    Cancelled,
+    CancelToken,
+    Event,
+    Failed,
+    Finished,
+    SampleDone,
+    Started,
+)
 from napari_diffseg.core.params import SamplerName, SegmentParams
 
 if TYPE_CHECKING:
@@ -43,6 +53,11 @@ class Request:
     memory_budget_mb: int = 1500
     threads: int = 0
     """On the CPU; 0: as torch chooses."""
+    tolerance: float | None = None
+    """Stop when more samples change the mask no more than this; None: draw all."""
+    members: NDArray[np.uint8] | None = None
+    """(S, Z, Y, X): those that are there; they count for the tolerance. Complete members may be
+    read while others are added to the ensemble."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +146,8 @@ def iter_run(request: Request, engine: Engine, cancel: CancelToken) -> Iterator[
 
     The events of `segment()`, as if all were one run of it, with `Preparing` and `ModelReady`
     before them. The last one is `Finished`, `Cancelled`, `Failed` or `NothingToDo`.
+
+    With a tolerance the rounds are made here, because samples that are there already count too.
     """
     began = time.perf_counter()
     yield Preparing("Loading the model …")
@@ -144,25 +161,57 @@ def iter_run(request: Request, engine: Engine, cancel: CancelToken) -> Iterator[
         yield Cancelled()
         return
     yield Preparing("Preparing the images …")
+    engine.prepare(request.case, model)
+    yield from _iter_sampling(request, engine, cancel, model, began)
+
+
+def _iter_sampling(
+    request: Request, engine: Engine, cancel: CancelToken, model: LoadedModel, began: float
+) -> Iterator[RunEvent]:
+    """Draw what is missing, in one round or, with a tolerance, member by member."""
     prepared = engine.prepare(request.case, model)
     first, end = request.z_range or (0, request.case.geometry.shape[0])
     wanted = [int(z) for z in prepared.z_indices if first <= z < end]
-    parts = plan_parts(request.sampled, wanted, request.n_samples, request.priority_z)
+    sampled = request.sampled.copy()
+    plan = partial(plan_parts, sampled, wanted, priority_z=request.priority_z)
+    parts = plan(n_samples=request.n_samples)
     if wanted and not parts:
         yield NothingToDo()
         return
     # Without a slice of brain nothing is planned, and segment() says what is wrong.
-    for index, part in enumerate(parts or [Part((first, end - 1), range(request.n_samples))]):
-        params = _make_params(request, model.card, part)
-        for event in engine.segment(request.case, model, params, cancel, prepared):
-            if isinstance(event, Started):
-                if index == 0:
-                    yield _merge(event, parts)
-            elif not isinstance(event, Finished):
-                yield event
-            if isinstance(event, Cancelled | Failed):
-                return
-    yield Finished(time.perf_counter() - began)
+    parts = parts or [Part((first, end - 1), range(request.n_samples))]
+    watch, n_there = _make_watch(request, wanted)
+    has_started = False
+    for n_members in plan_rounds(request.n_samples, request.tolerance, n_there):
+        for part in plan(n_samples=n_members) if wanted else parts:
+            params = _make_params(request, model.card, part)
+            for event in engine.segment(request.case, model, params, cancel, prepared):
+                if isinstance(event, SampleDone):
+                    sampled[event.member, event.z] = True
+                    watch.add(event.z, event.probability)
+                if isinstance(event, Started):
+                    if not has_started:
+                        yield _merge(event, parts)
+                    has_started = True
+                elif not isinstance(event, Finished):
+                    yield event
+                if isinstance(event, Cancelled | Failed):
+                    return
+        if converged := watch.look():
+            yield converged
+            break
+    yield Finished(time.perf_counter() - began) if has_started else NothingToDo()
+
+
+def _make_watch(request: Request, wanted: Sequence[int]) -> tuple[StabilityWatch, int]:
+    """Return a watch that has seen what is there, and the number of members on every slice."""
+    watch = StabilityWatch(wanted, request.tolerance)
+    n_there = count_leading(request.sampled[: request.n_samples])
+    if request.tolerance is not None and request.members is not None:
+        for z in wanted:
+            for member in range(int(n_there[z])):
+                watch.add(z, request.members[member, z])
+    return watch, min((int(n_there[z]) for z in wanted), default=0)
 
 
 def find_devices() -> tuple[tuple[str, ...], str]:

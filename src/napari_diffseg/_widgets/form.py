@@ -28,7 +28,8 @@ SPACING = 6
 
 STYLE = """
 QSpinBox { min-width: 52px; max-width: 52px; padding: 1px 10px; }
-QSpinBox[plain="true"] { min-width: 46px; max-width: 46px; padding: 1px 4px; }
+QSpinBox[plain="true"], QDoubleSpinBox[plain="true"]
+{ min-width: 46px; max-width: 46px; padding: 1px 4px; }
 #diffseg_open { background: rgba(128, 128, 128, 70); border-radius: 2px; }
 #diffseg_open { padding: 3px 20px 3px 8px; }
 #diffseg_open:hover { background: rgba(128, 128, 128, 120); }

@@ -58,6 +58,7 @@ class DiffsegWidget(QWidget):
         self._viewer = napari_viewer
         self._is_following = False
         self._n_drawn = self._n_planned = 0
+        self._stops_early = False
         self.cases = CaseSection()
         self.model = ModelSection()
         self.parameters = ParametersSection()
@@ -237,7 +238,8 @@ class DiffsegWidget(QWidget):
         n_more = 0 if run is None else self.parameters.choices().n_samples - run.n_started
         label = "Segment"
         if run is not None and run.n_started and n_more > 0:
-            label = f"Add {n_more} sample{'s' if n_more > 1 else ''}"
+            up_to = "" if self.parameters.choices().tolerance is None else "up to "
+            label = f"Add {up_to}{n_more} sample{'s' if n_more > 1 else ''}"
         self.run.set_state("ready", label)
         self.run.status.setText("")
 
@@ -250,6 +252,7 @@ class DiffsegWidget(QWidget):
         self.run.set_state("running")
         self.run.status.setText("Starting …")
         self._n_drawn = 0
+        self._stops_early = self.parameters.choices().tolerance is not None
         try:
             self._runner.start(
                 case,
@@ -259,6 +262,7 @@ class DiffsegWidget(QWidget):
                 find_slice(self._viewer.dims, case.geometry)
                 if read_settings().visible_slice_first
                 else _middle(self._z_range(case) or (0, case.geometry.shape[0])),
+                self.parameters.choices().tolerance,
             )
         except DiffsegError as error:
             self._fail(str(error))
@@ -285,8 +289,9 @@ class DiffsegWidget(QWidget):
         self.run.set_progress(progress.fraction)
         left = progress.remaining_s
         if left is not None and self.run.state == "running":
-            text = f"{self._n_drawn} of {self._n_planned} samples"
-            self.run.status.setText(f"{text} · {format_duration(left)} left")
+            most = "at most " if self._stops_early else ""
+            text = f"{self._n_drawn} of {most}{self._n_planned} samples"
+            self.run.status.setText(f"{text} · {most}{format_duration(left)} left")
 
     def _warn(self, text: str) -> None:
         self.run.message.show_message("warning", text)
@@ -305,11 +310,7 @@ class DiffsegWidget(QWidget):
         if isinstance(event, Failed):
             self._fail(event.message)
         elif isinstance(event, NothingToDo):
-            self.run.message.show_message(
-                "info",
-                "These samples are there already. Raise Samples to add more, or change the seed "
-                "to draw others.",
-            )
+            self.run.message.show_message("info", self._explain_nothing_to_do(run))
         elif isinstance(event, Cancelled):
             self.run.status.setText(
                 f"Cancelled. {self._n_drawn} samples were drawn and stay."
@@ -319,9 +320,34 @@ class DiffsegWidget(QWidget):
         elif isinstance(event, Finished):
             done = np.flatnonzero(run.is_sampled)
             where = describe_slices(done, run.case.geometry)
+            took = format_duration(event.elapsed_s)
+            stable = self._describe_stability(run)
             self.run.status.setText(
-                f"Done in {format_duration(event.elapsed_s)}: {self._n_drawn} samples, {where}."
+                f"{stable}, {where}, in {took}."
+                if stable
+                else f"Done in {took}: {self._n_drawn} samples, {where}."
             )
+
+    def _describe_stability(self, run: Run) -> str | None:
+        """Say with how many samples drawing stopped by itself, if it did."""
+        stopping = run.record.stopping if self._stops_early and run.record else None
+        if stopping is None:
+            return None
+        if stopping.stable_with is None:
+            return f"Not stable after {stopping.max_samples} samples"
+        return f"Stable after {stopping.stable_with} of at most {stopping.max_samples} samples"
+
+    def _explain_nothing_to_do(self, run: Run) -> str:
+        stopping = run.record.stopping if self._stops_early and run.record else None
+        if stopping is not None and stopping.stable_with is not None:
+            return (
+                f"The mask is stable with the {stopping.stable_with} samples that are there. "
+                "Untick “Stop when stable” (Advanced) to draw more."
+            )
+        return (
+            "These samples are there already. Raise Samples to add more, or change the seed "
+            "to draw others."
+        )
 
 
 def _middle(z_range: tuple[int, int]) -> int:

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Literal
 
 from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
+    QAbstractSpinBox,
     QButtonGroup,
     QCheckBox,
+    QDoubleSpinBox,
     QLabel,
     QRadioButton,
     QSpinBox,
@@ -38,6 +40,8 @@ class Choices:
     sampler: SamplerName | None
     device: str
     keep_results: bool
+    tolerance: float | None
+    """Stop when more samples change the mask no more than this; None: draw all."""
 
 
 class ParametersSection(Form):
@@ -77,6 +81,7 @@ class ParametersSection(Form):
             sampler=self.sampler.currentData(),
             device=self.device.currentText(),
             keep_results=self.keep.isChecked(),
+            tolerance=self.tolerance.value() / 100 if self.stop.isChecked() else None,
         )
 
     def set_geometry(self, geometry: Geometry) -> None:
@@ -194,15 +199,45 @@ class ParametersSection(Form):
         advanced = Form()
         advanced.add_row("Sampler", self.sampler)
         advanced.add_row("Device", self.device)
+        advanced.add_row("", self._build_stop())
         advanced.add_row("", self.keep)
         self.advanced = Fold(
-            "Advanced", advanced, "Show sampler, device and what becomes of results."
+            "Advanced",
+            advanced,
+            "Show sampler, device, when to stop, and what becomes of earlier results.",
         )
         for box in (self.n_samples, self.n_steps, self.seed):
             box.valueChanged.connect(self.changed)
         for chooser in (self.sampler, self.device):
             chooser.currentIndexChanged.connect(self.changed)
         self.add_wide(self.advanced)
+
+    def _build_stop(self) -> Row:
+        self.stop = QCheckBox("Stop when stable")
+        describe(
+            self.stop,
+            "Stop when stable",
+            "Draw one sample after the other, on all slices, until two in a row have changed the "
+            "mask (threshold 0.5) by no more than this. Samples is then the most that are drawn.",
+        )
+        self.tolerance = QDoubleSpinBox()
+        self.tolerance.setRange(0.1, 20.0)
+        self.tolerance.setSingleStep(0.1)
+        self.tolerance.setDecimals(1)
+        self.tolerance.setValue(0.5)
+        self.tolerance.setSuffix(" %")
+        self.tolerance.setEnabled(False)
+        describe(
+            self.tolerance,
+            "Tolerance",
+            "Largest change of the mask that counts as none: 1 - Dice between the mask with a "
+            "sample and without it.",
+        )
+        _make_plain(self.tolerance)
+        self.stop.toggled.connect(self.tolerance.setEnabled)
+        self.stop.toggled.connect(self.changed)
+        self.tolerance.valueChanged.connect(self.changed)
+        return Row(self.stop, self.tolerance)
 
 
 def _spin_box(low: int, high: int, value: int) -> QSpinBox:
@@ -212,7 +247,7 @@ def _spin_box(low: int, high: int, value: int) -> QSpinBox:
     return box
 
 
-def _make_plain(box: QSpinBox) -> None:
+def _make_plain(box: QAbstractSpinBox) -> None:
     """Take the buttons away, for want of room; keys and wheel still work."""
-    box.setButtonSymbols(QSpinBox.ButtonSymbols.NoButtons)
+    box.setButtonSymbols(QAbstractSpinBox.ButtonSymbols.NoButtons)
     box.setProperty("plain", True)

@@ -25,6 +25,12 @@ class Part:
         return len(self.z_indices) * len(self.members)
 
 
+def count_leading(sampled: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return, for each slice of (S, Z), the members before the first one that is missing."""
+    counts: NDArray[np.int64] = np.logical_and.accumulate(sampled, axis=0).sum(axis=0)
+    return counts
+
+
 def plan_parts(
     sampled: NDArray[np.bool_], z_indices: Sequence[int], n_samples: int, priority_z: int
 ) -> list[Part]:
@@ -41,8 +47,7 @@ def plan_parts(
     priority_z
         The slice on screen.
     """
-    # On each slice, the members before the first one that is missing.
-    n_there = np.logical_and.accumulate(sampled[:n_samples], axis=0).sum(axis=0)
+    n_there = count_leading(sampled[:n_samples])
     stretches: list[list[int]] = []
     for z in z_indices:
         if not stretches or n_there[z] != n_there[stretches[-1][-1]]:

@@ -21,9 +21,10 @@ from napari_diffseg._widgets.engine import (
 )
 from napari_diffseg._widgets.run import Recipe, Run
 from napari_diffseg._worker import Job
-from napari_diffseg.core.describe import describe_run
+from napari_diffseg.core.describe import describe_run, describe_stopping
 from napari_diffseg.core.events import (
     Cancelled,
+    Converged,
     Downgraded,
     Failed,
     Finished,
@@ -101,8 +102,11 @@ class Runner(QObject):
         n_samples: int,
         z_range: tuple[int, int] | None,
         visible_z: int,
+        tolerance: float | None = None,
     ) -> None:
         """Draw the samples that are missing; what is there of the same recipe is kept.
+
+        With a tolerance fewer are drawn, if more would not change the mask.
 
         Raises
         ------
@@ -126,6 +130,9 @@ class Runner(QObject):
             z_range=z_range,
             priority_z=visible_z,
             sampled=run.ensemble.sampled.copy(),
+            # Not a copy: what is complete is never written again.
+            members=run.ensemble.members_uint8(),
+            tolerance=tolerance,
             memory_budget_mb=settings.memory_budget_mb,
             threads=settings.threads,
         )
@@ -171,6 +178,8 @@ class Runner(QObject):
             self.model_ready.emit(event)
         elif isinstance(event, Started):
             self._plan(run, event)
+        elif isinstance(event, Converged):
+            self._note_converged(run, event)
         elif isinstance(event, Downgraded):
             self._note(run, message=event.message)
             self.warned.emit(event.message)
@@ -194,11 +203,21 @@ class Runner(QObject):
         before = run.record
         run.record = describe_run(
             model.record,
-            SegmentParams(sampler=sampler, seed=run.recipe.seed),
+            replace(self._stopping(), sampler=sampler, seed=run.recipe.seed),
             started,
             elapsed_s=None if before is None else before.elapsed_s,
             messages=() if before is None else before.messages,
         )
+
+    def _stopping(self) -> SegmentParams:
+        """Return how many samples are drawn at most, and when fewer."""
+        assert self._request is not None
+        return SegmentParams(n_samples=self._request.n_samples, tolerance=self._request.tolerance)
+
+    def _note_converged(self, run: Run, event: Converged) -> None:
+        if run.record is not None:
+            stopping = describe_stopping(self._stopping(), event)
+            run.record = replace(run.record, stopping=stopping)
 
     def _note(self, run: Run, message: str | None = None, elapsed_s: float = 0.0) -> None:
         if run.record is not None:

@@ -1,0 +1,87 @@
+"""Is n enough: drawing that stops by itself, and the panel that tells."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.plugin.conftest import Desk
+
+
+def stop_when_stable(desk: Desk, tolerance_percent: float, n_samples: int) -> None:
+    parameters = desk.widget.parameters
+    parameters.advanced.set_open(True)
+    if not parameters.stop.isChecked():
+        parameters.stop.click()
+    parameters.tolerance.setValue(tolerance_percent)
+    parameters.n_samples.setValue(n_samples)
+
+
+@pytest.fixture
+def members(make_desk: Callable[..., Desk], case_folder: Path) -> np.ndarray:
+    """Give six members of the slice with tumour, drawn without stopping."""
+    desk = make_desk()
+    case = desk.open(case_folder)
+    desk.widget.parameters.n_samples.setValue(6)
+    desk.segment()
+    run = desk.widget._runner.find_run(case)
+    return run.ensemble.members_uint8().copy()
+
+
+def test_drawing_stops_when_the_mask_is_stable(
+    make_desk: Callable[..., Desk], case_folder: Path, members: np.ndarray
+) -> None:
+    desk = make_desk()
+    case = desk.open(case_folder)
+    parameters, status = desk.widget.parameters, desk.widget.run.status
+    assert not parameters.tolerance.isEnabled()
+    stop_when_stable(desk, 20.0, 6)
+    parameters.tolerance.setRange(0, 100)
+    parameters.tolerance.setValue(90)  # the masks of the tiny model are arbitrary
+    desk.segment()
+    assert status.full_text().startswith("Stable after 3 of at most 6 samples, slice ")
+    run = desk.widget._runner.find_run(case)
+    assert run.n_started == 3
+    np.testing.assert_array_equal(run.ensemble.members_uint8(3), members[:3])
+    assert desk.widget.ensemble.view().k == 3
+    assert run.record.stopping.stable_with == 3
+    assert run.record.stopping.tolerance == pytest.approx(0.9)
+
+    # Again: what is there counts, so nothing is drawn.
+    assert desk.widget.run.button.text() == "Add up to 3 samples"
+    desk.segment()
+    assert "stable with the 3 samples" in desk.widget.run.message.text()
+    assert run.n_started == 3
+
+    # Without the box the rest is drawn, the same as ever.
+    parameters.stop.click()
+    assert desk.widget.run.button.text() == "Add 3 samples"
+    desk.segment()
+    assert status.full_text().startswith("Done in ")
+    np.testing.assert_array_equal(run.ensemble.members_uint8(), members)
+    assert run.record.stopping is None
+
+
+def test_drawing_goes_on_with_what_is_there_and_says_when_it_is_not_enough(
+    desk: Desk, case_folder: Path
+) -> None:
+    case = desk.open(case_folder)
+    parameters = desk.widget.parameters
+    parameters.n_samples.setValue(2)
+    desk.segment()
+    # More slices, of which one has two samples already.
+    parameters.slice_range.click()
+    number = case.geometry.to_source_slice(6)
+    parameters.first.setValue(number - 1)
+    parameters.last.setValue(number)
+    stop_when_stable(desk, 0.1, 4)
+    parameters.tolerance.setRange(0, 100)
+    parameters.tolerance.setValue(0)
+    desk.segment()
+    assert desk.widget.run.status.full_text().startswith("Not stable after 4 samples, ")
+    run = desk.widget._runner.find_run(case)
+    assert run.ensemble.n_complete() == 4
+    assert run.record.stopping.stable_with is None
