@@ -36,6 +36,7 @@ For each case DIR gets, on the grid of its own files:
   CASE_mean.nii.gz      mean of the samples, 0 to 1
   CASE_variance.nii.gz  variance of the samples, 0 to 0.25
   CASE_samples.nii.gz   every sample, 4-D, 0 to 1 (--save-samples)
+  CASE_report.html      a page for a browser, with pictures; needs no network (--report)
   CASE_diffseg.json     parameters, model, volumes with interval, disagreement of each slice,
                         and Dice, HD95 and Jaccard if expert labels are there
 Earlier results of the same name are replaced.
@@ -151,6 +152,9 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--save-samples", action="store_true", help="also save every sample")
     parser.add_argument(
+        "--report", action="store_true", help="also write a report: one HTML file for a browser"
+    )
+    parser.add_argument(
         "--memory-budget",
         type=int,
         default=_DEFAULTS.memory_budget_mb,
@@ -222,6 +226,8 @@ def _run_segment(arguments: argparse.Namespace) -> int:
             continue
         for note in (*record.case.notes, *record.run.messages):
             _report(f"{title} note: {note}")
+        if record.verdict is not None and record.verdict.is_warning:
+            _report(f"{title} note: {record.verdict.text}")
         print(summarise(record, paths), flush=True)
     if n_failed:
         _report(f"{n_failed} of {len(cases)} cases failed.")
@@ -248,6 +254,7 @@ def _make_options(arguments: argparse.Namespace, sampler: SamplerName) -> BatchO
         of=arguments.of,
         consensus=arguments.consensus,
         save_samples=arguments.save_samples,
+        report=arguments.report,
     )
 
 

@@ -96,3 +96,16 @@ def test_a_folder_that_cannot_be_written_is_named(
     save(desk)
     assert "cannot be made" in desk.widget.run.message.text()
     assert desk.widget.export.status.full_text() == "Nothing was saved."
+
+
+def test_the_report_is_written_where_the_user_says(
+    desk: Desk, case_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporter, "ask_report", lambda *_: str(tmp_path / "out" / "page"))
+    desk.open(case_folder)
+    desk.segment()
+    desk.click(desk.widget.export.report_button)
+    desk.wait(desk.widget.export.report_button.isEnabled)
+    text = (tmp_path / "out" / "page.html").read_text(encoding="utf-8")
+    assert "<h1>Case_001</h1>" in text
+    assert "page.html" in desk.widget.export.status.full_text()

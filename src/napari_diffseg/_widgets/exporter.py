@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QObject, Signal
 
-from napari_diffseg._widgets.export_section import ask_folder
-from napari_diffseg._widgets.snapshot import save_snapshot, take_snapshot
+from napari_diffseg._widgets.export_section import ask_folder, ask_report
+from napari_diffseg._widgets.snapshot import report_snapshot, save_snapshot, take_snapshot
 from napari_diffseg._worker import Task
 from napari_diffseg.core.errors import DiffsegError
+from napari_diffseg.core.export import report_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +33,7 @@ class Exporter(QObject):
         self._task: Task | None = None
         self._folder = ""  # the last one that was chosen
         section.save_wanted.connect(self._save)
+        section.report_wanted.connect(self._report)
         for signal in (stage.shown, stage.changed):
             signal.connect(self._follow)
         stage.released.connect(self.release)
@@ -60,6 +62,20 @@ class Exporter(QObject):
         name = snapshot.case.name
         self._start(Task(save, snapshot, Path(folder)), f"Saving {name} …", _tell_files)
 
+    def _report(self) -> None:
+        run = self._stage.run
+        snapshot = None if run is None else take_snapshot(run)
+        if snapshot is None:
+            return
+        start = report_path(Path(self._folder), snapshot.case.name)
+        name = ask_report(self._section, str(start))
+        if not name:
+            return
+        path = Path(name)
+        path = path if path.suffix else path.with_suffix(".html")
+        self._folder = str(path.parent)
+        self._start(Task(report_snapshot, snapshot, path), "Writing the report …", _tell_report)
+
     def _start(self, task: Task, text: str, tell: Callable[[object], str]) -> None:
         if self._task is not None:
             return
@@ -86,3 +102,7 @@ def _tell_files(result: object) -> str:
     assert isinstance(result, dict)
     folder = next(iter(result.values())).parent
     return f"Saved {len(result)} files in {folder}."
+
+
+def _tell_report(result: object) -> str:
+    return f"Report: {result}"

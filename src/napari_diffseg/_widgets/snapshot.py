@@ -85,3 +85,10 @@ def save_snapshot(snapshot: Snapshot, folder: Path, *, samples: bool) -> dict[st
 
     ensemble, record = snapshot.restore()
     return save_result(folder, snapshot.case, ensemble, record, samples=samples)
+
+
+def report_snapshot(snapshot: Snapshot, path: Path) -> Path:
+    """Write the report of what is on screen; return where it is."""
+    from napari_diffseg.core.report import save_report
+
+    return save_report(path, snapshot.case, *snapshot.restore())

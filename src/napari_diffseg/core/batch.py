@@ -12,10 +12,11 @@ from napari_diffseg.core.consensus import STAPLE_ADVICE, ConsensusKind, has_stap
 from napari_diffseg.core.describe import describe_model, describe_result, describe_run
 from napari_diffseg.core.errors import ParameterError
 from napari_diffseg.core.events import Event
-from napari_diffseg.core.export import check_outputs, output_paths, save_result
+from napari_diffseg.core.export import REPORT, check_outputs, output_paths, report_path, save_result
 from napari_diffseg.core.levels import MapKind
 from napari_diffseg.core.params import SegmentParams
 from napari_diffseg.core.record import ResultRecord
+from napari_diffseg.core.report import save_report
 from napari_diffseg.core.run import find_z_range, run_case
 
 
@@ -35,6 +36,8 @@ class BatchOptions:
     """How the mask follows from the members."""
     save_samples: bool = False
     """Whether the members are saved as well."""
+    report: bool = False
+    """Whether a report is written."""
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.threshold < 1.0:
@@ -66,7 +69,9 @@ def segment_to_files(
         nothing of it is written.
     """
     # Before minutes of sampling, not after them.
-    check_outputs(output_paths(folder, files.name, samples=options.save_samples).values(), files)
+    outputs = output_paths(folder, files.name, samples=options.save_samples)
+    report = report_path(folder, files.name)
+    check_outputs([*outputs.values(), report], files)
     case = load_case(files)
     z_range = None if options.slices is None else find_z_range(case.geometry, *options.slices)
     params = replace(options.params, z_range=z_range)
@@ -83,4 +88,6 @@ def segment_to_files(
         z_range=z_range,
     )
     paths = save_result(folder, case, run.ensemble, record, samples=options.save_samples)
+    if options.report:
+        paths[REPORT] = save_report(report, case, run.ensemble, record)
     return record, paths

@@ -12,6 +12,7 @@ from napari_diffseg.core.brats import Case
 from napari_diffseg.core.consensus import ConsensusKind, decide, make_mask
 from napari_diffseg.core.ensemble import Ensemble
 from napari_diffseg.core.environment import software_versions
+from napari_diffseg.core.findings import add_profile, describe_lesions, describe_work_list
 from napari_diffseg.core.levels import MASK_LEVEL, MapKind
 from napari_diffseg.core.metrics import compute_dice, compute_scores
 from napari_diffseg.core.params import SegmentParams
@@ -29,7 +30,9 @@ from napari_diffseg.core.record import (
     StoppingRecord,
     VolumeRecord,
 )
+from napari_diffseg.core.scan_notes import find_scan_notes
 from napari_diffseg.core.uncertainty import compute_agreement, compute_volume_interval
+from napari_diffseg.core.verdict import judge
 
 if TYPE_CHECKING:
     from napari_diffseg.core.checkpoint import LoadedModel
@@ -37,9 +40,6 @@ if TYPE_CHECKING:
     from napari_diffseg.core.geometry import Geometry
 
 SEEDING = "every member of every slice has its own generator, from (seed, member, slice)"
-
-THICK_SLICES_MM = 3.0
-UNSTRIPPED_FRACTION = 0.7  # a brain fills about half of the smallest box around it
 
 
 def describe_model(model: LoadedModel) -> ModelRecord:
@@ -139,10 +139,15 @@ def describe_result(
     first, end = z_range or (0, geometry.shape[0])
     members = ensemble.members_uint8(k)[:, first:end]
     sampled = ensemble.sampled[: len(members), first:end]
+    counted = ensemble.sampled[: len(members)].copy()
+    counted[:, :first] = counted[:, end:] = False
     z_indices = np.flatnonzero(sampled.any(axis=0)) + first
     complete = ensemble.complete_members(k, z_indices.tolist()) if len(z_indices) else z_indices
     decision = decide(ensemble, consensus, threshold=threshold, k=k, of=of)
-    mask = make_mask(ensemble, decision)[first:end]
+    whole_mask = make_mask(ensemble, decision)
+    whole_mask[:first] = whole_mask[end:] = False
+    mask = whole_mask[first:end]
+    mean_map = ensemble.mean_map(k, of)
     masks: NDArray[np.bool_] = members >= MASK_LEVEL
     agreement = compute_agreement(masks, sampled)
     ends = geometry.to_source_slice(first), geometry.to_source_slice(end - 1)
@@ -152,11 +157,13 @@ def describe_result(
     if case.wt_truth is not None:
         truth = case.wt_truth[first:end] & counts[first:end, np.newaxis, np.newaxis]
     members_ml = ensemble.mask_voxels(k)[complete, first:end].sum(axis=1) * geometry.voxel_volume_ml
-    mean_total = float(ensemble.mean_map(k, of)[first:end].sum(dtype=np.float64))
+    mean_total = float(mean_map[first:end].sum(dtype=np.float64))
     slices = [
         _describe_slice(z, first, mask, truth, agreement.slice_disagreement, case)
         for z in z_indices.tolist()
     ]
+    mask_ml = float(np.count_nonzero(mask) * geometry.voxel_volume_ml)
+    work_list = describe_work_list(ensemble.members_uint8(k), counted, geometry)
     return ResultRecord(
         schema_version=RECORD_SCHEMA_VERSION,
         software=software_versions(),
@@ -175,7 +182,7 @@ def describe_result(
             judged_slices=describe_ranges(counts, geometry),
         ),
         volume=_describe_volume(
-            np.count_nonzero(mask) * geometry.voxel_volume_ml,
+            mask_ml,
             mean_total * geometry.voxel_volume_ml,
             members_ml.tolist(),
         ),
@@ -183,10 +190,18 @@ def describe_result(
         scores=None
         if truth is None
         else _describe_scores(mask, truth, masks, complete, counts[first:end], case),
-        slices=tuple(sorted(slices, key=lambda record: record.slice)),
+        slices=add_profile(slices, whole_mask, ensemble, len(members), case),
         members=tuple(
             MemberRecord(describe_ranges(has, geometry))
             for has in ensemble.sampled[: max(len(members), count_started(ensemble))]
+        ),
+        work_list=work_list,
+        lesions=describe_lesions(whole_mask, mean_map, ensemble, len(members), geometry),
+        verdict=judge(
+            agreement.mean_pairwise_dice,
+            [entry.slice for entry in work_list],
+            mask_ml=mask_ml,
+            members_ml=members_ml.tolist(),
         ),
     )
 
@@ -219,29 +234,8 @@ def describe_case(case: Case) -> CaseRecord:
         spacing_zyx_mm=geometry.spacing_mm,
         voxel_volume_ml=geometry.voxel_volume_ml,
         source_affine=tuple(tuple(map(float, row)) for row in geometry.source_affine),
-        notes=tuple(_case_notes(case)),
+        notes=find_scan_notes(case),
     )
-
-
-def _case_notes(case: Case) -> list[str]:
-    notes = []
-    geometry = case.geometry
-    filled = np.count_nonzero((case.prior_image != 0).any(axis=0)) / case.prior_image[0].size
-    if filled > UNSTRIPPED_FRACTION:
-        notes.append(
-            f"{filled:.0%} of all voxels differ from 0: the images do not look skull-stripped, as "
-            "BraTS is and the model expects."
-        )
-    if geometry.is_oblique:
-        notes.append(
-            f"The scan is oblique ({geometry.oblique_degrees:.1f} degrees): slices are those of "
-            "the scan, not of the body's axes."
-        )
-    if geometry.spacing_mm[0] > THICK_SLICES_MM:
-        notes.append(
-            f"Slices are {geometry.spacing_mm[0]:.1f} mm apart; the model was trained on 1 mm."
-        )
-    return notes
 
 
 def _describe_volume(

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MAPS = ("mask", "mean", "variance")
 SAMPLES = "samples"
 RECORD = "diffseg"
+REPORT = "report"
 
 PROBABILITY_SLOPE = float(np.nextafter(np.float32(1 / 255), np.float32(0)))
 """Factor of the stored 8-bit levels; rounded down, so that no reader sees more than 1."""
@@ -40,6 +41,11 @@ def output_paths(folder: Path, case_name: str, *, samples: bool = False) -> dict
     maps = [*MAPS, SAMPLES] if samples else MAPS
     paths = {name: folder / f"{case_name}_{name}.nii.gz" for name in maps}
     return {**paths, RECORD: folder / f"{case_name}_{RECORD}.json"}
+
+
+def report_path(folder: Path, case_name: str) -> Path:
+    """Return where the report of a case goes (`report.save_report`)."""
+    return folder / f"{case_name}_{REPORT}.html"
 
 
 def check_outputs(outputs: Iterable[Path], files: CaseFiles) -> None:

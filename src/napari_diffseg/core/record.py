@@ -12,6 +12,7 @@ from typing import Any
 from napari_diffseg.core.consensus import ConsensusKind
 from napari_diffseg.core.levels import MapKind
 from napari_diffseg.core.uncertainty import IntervalKind
+from napari_diffseg.core.verdict import Verdict
 
 RECORD_SCHEMA_VERSION = 2
 """2 added what is needed to open a result again: `members` and `maps.judged_slices`."""
@@ -143,6 +144,58 @@ class SliceRecord:
     """1 - mean pairwise Dice of the members; None with fewer than two."""
     dice: float | None
     """Against the expert labels; None without labels."""
+    mask_ml: float | None = None
+    """Area of the mask times the distance of the slices."""
+    low_ml: float | None = None
+    high_ml: float | None = None
+    """The same of the members: their interval, of the kind of ``volume.interval``."""
+    truth_ml: float | None = None
+
+
+@dataclass(frozen=True)
+class WorkRecord:
+    """A slice that is worth a look."""
+
+    slice: int
+    disagreement_mm: float
+    """How far apart the members' outlines are (`work_list.compute_contour_disagreement_mm`)."""
+
+
+@dataclass(frozen=True)
+class LesionRecord:
+    """One connected component of the mask (`lesions.Lesion`)."""
+
+    number: int
+    volume_ml: float
+    mean_probability: float
+    disagreement: float | None
+    centroid_ras_mm: tuple[float, float, float]
+    largest_slice: int
+    n_slices: int
+
+
+@dataclass(frozen=True)
+class LesionsRecord:
+    """The connected components of the mask."""
+
+    lesions: tuple[LesionRecord, ...]
+    """The largest, by volume."""
+    n_more: int
+    """How many smaller ones there are beside those."""
+    more_ml: float
+
+
+@dataclass(frozen=True)
+class EditRecord:
+    """A mask that somebody has painted on, saved beside the model's own."""
+
+    n_added: int
+    """Voxels that the model's mask does not have."""
+    n_removed: int
+    volume_ml: float
+    dice_with_model: float
+    run: str
+    """The run whose mask was copied."""
 
 
 @dataclass(frozen=True)
@@ -179,3 +232,10 @@ class ResultRecord:
     """The sampled ones, by number."""
     members: tuple[MemberRecord, ...] = ()
     """All that were drawn, `maps.n_members` or more: those in the file of samples."""
+    work_list: tuple[WorkRecord, ...] = ()
+    """Where to look first: the slices on which the members' outlines are farthest apart."""
+    lesions: LesionsRecord | None = None
+    edited: EditRecord | None = None
+    """None when nobody has painted on the mask."""
+    verdict: Verdict | None = None
+    """How far the result can be relied on, in words."""

@@ -1,0 +1,212 @@
+"""The report: one file that needs nothing else, whose figures are those of the record."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from napari_diffseg.core.brats import Case
+from napari_diffseg.core.describe import describe_result
+from napari_diffseg.core.ensemble import Ensemble
+from napari_diffseg.core.errors import DiffsegError
+from napari_diffseg.core.export import record_to_json
+from napari_diffseg.core.record import EditRecord, ModelRecord, ResultRecord, RunRecord
+from napari_diffseg.core.report import choose_slices, make_report, save_report
+from tests.core.synthetic import synthetic_case
+
+HOSTILE = "<img src=x onerror=alert(1)></script><b>Case&1"
+
+RUN = RunRecord(
+    model=ModelRecord("tiny", "tiny.safetensors", "0" * 64, {"note": HOSTILE}, "A test model."),
+    sampler="ddim",
+    n_steps=4,
+    eta=0.5,
+    mirror=False,
+    seed=7,
+    seeding="each on its own",
+    first_member=0,
+    device="cpu",
+    elapsed_s=1.5,
+    messages=("Memory ran out once.",),
+)
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    return synthetic_case()
+
+
+@pytest.fixture(scope="module")
+def ensemble(case: Case) -> Ensemble:
+    """Give three members: the truth, and the truth one voxel to either side."""
+    assert case.wt_truth is not None
+    ensemble = Ensemble(3, case.geometry.shape)
+    for member, shift in enumerate((0, 1, -1)):
+        for z in range(case.geometry.shape[0]):
+            ensemble.add(member, z, np.roll(case.wt_truth[z], shift, 1) * np.uint8(255))
+    return ensemble
+
+
+@pytest.fixture(scope="module")
+def record(case: Case, ensemble: Ensemble) -> ResultRecord:
+    return describe_result(case, ensemble, RUN)
+
+
+class Page(HTMLParser):
+    """Collects tags, addresses and text of a page."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.text = self.record = ""
+        self._inside = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self._inside = tag
+        self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "script":
+            self.record += data
+        elif self._inside != "style":
+            self.text += data + "\n"
+
+
+def test_the_figures_are_those_of_the_record(
+    case: Case, ensemble: Ensemble, record: ResultRecord
+) -> None:
+    page = Page(make_report(case, ensemble, record))
+    assert json.loads(page.record) == json.loads(record_to_json(record, {}))
+    assert record.scores is not None
+    assert record.confidence is not None
+    assert record.lesions is not None
+    assert record.verdict is not None
+    volume = record.volume
+    for expected in (
+        f"{volume.mask_ml:.2f} mL",
+        f"{volume.low_ml:.2f} to {volume.high_ml:.2f} mL, range of 3 samples",
+        f"{volume.expected_ml:.2f} mL",
+        f"{record.confidence:.3f}",
+        f"{record.scores.dice:.3f}",
+        f"HD95 {record.scores.hd95_mm:.1f} mm",
+        record.verdict.text,
+        f"{record.lesions.lesions[0].volume_ml:.2f}",
+        f"{record.work_list[0].disagreement_mm:.2f}",
+        "ddim, 4 steps, seed 7",
+        "A test model.",
+        "Memory ran out once.",
+        RUN.model.sha256,
+        "Research use only, not a medical device.",
+    ):
+        assert expected in page.text
+    rows = len(record.work_list[:12]) + len(record.lesions.lesions)
+    assert page.tags.count("tr") >= rows
+
+
+def test_the_page_needs_nothing_else(case: Case, ensemble: Ensemble, record: ResultRecord) -> None:
+    html = make_report(case, ensemble, record)
+    page = Page(html)
+    assert page.addresses
+    assert all(address.startswith("data:") for address in page.addresses)
+    assert "default-src 'none'" in html
+    assert not re.search(r"url\(|@import|http://|https://", html)
+    assert page.tags.count("img") == 2 * len(choose_slices(record, 1.0)) > 0
+    assert "svg" in page.tags
+
+
+def test_names_are_text_and_not_html(case: Case, ensemble: Ensemble, record: ResultRecord) -> None:
+    renamed = replace(case, name=HOSTILE)
+    hostile = replace(record, case=replace(record.case, name=HOSTILE, notes=(HOSTILE,)))
+    page = Page(make_report(renamed, ensemble, hostile))
+    plain = Page(make_report(case, ensemble, replace(record, case=replace(record.case, notes="n"))))
+    assert page.tags == plain.tags
+    assert HOSTILE in page.text
+    assert json.loads(page.record)["run"]["model"]["provenance"]["note"] == HOSTILE
+
+
+def test_slices_to_look_at_are_apart_and_the_largest_is_one(record: ResultRecord) -> None:
+    chosen = [number for number, _ in choose_slices(record, 1.0)]
+    largest = max(record.slices, key=lambda entry: entry.mask_mm2).slice
+    assert chosen[0] == largest
+    gaps = np.diff(sorted(chosen))
+    assert (gaps >= 5).all()
+    assert len(choose_slices(record, 100.0)) > len(chosen)  # thick slices are never neighbours
+
+
+def test_an_edited_mask_is_said_to_be_edited(
+    case: Case, ensemble: Ensemble, record: ResultRecord
+) -> None:
+    edited = np.zeros(case.geometry.shape, bool)
+    changed = replace(record, edited=EditRecord(3, 21, 0.5, 0.25, "abc"))
+    text = Page(make_report(case, ensemble, changed, edited)).text
+    assert "edited by hand: 3 voxels were added and 21 removed" in text
+
+
+def test_an_empty_mask_without_truth_is_reported(case: Case) -> None:
+    empty = Ensemble(1, case.geometry.shape)
+    empty.add(0, 3, np.zeros(case.geometry.shape[1:], np.uint8))
+    bare = replace(case, wt_truth=None, labels=None)
+    text = Page(make_report(bare, empty, describe_result(bare, empty, RUN))).text
+    assert "The mask is empty." in text
+    assert "Dice with the truth" not in text
+
+
+def test_a_folder_that_cannot_be_written_is_named(
+    tmp_path: Path, case: Case, ensemble: Ensemble, record: ResultRecord
+) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DiffsegError, match=r"file.* cannot be made"):
+        save_report(tmp_path / "file" / "report.html", case, ensemble, record)
+
+
+def find_browser() -> str:
+    for name in ("chromium", "chromium-browser", "google-chrome"):
+        if found := shutil.which(name):
+            return found
+    pytest.skip("no Chromium on this machine to open the report in")
+
+
+def test_a_browser_opens_it_without_a_request_or_an_error(
+    tmp_path: Path, case: Case, ensemble: Ensemble, record: ResultRecord
+) -> None:
+    path = save_report(tmp_path / "report.html", case, ensemble, record)
+    log = tmp_path / "net.json"
+    process = subprocess.run(
+        [
+            find_browser(),
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--no-first-run",
+            "--enable-logging=stderr",
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            f"--log-net-log={log}",
+            "--dump-dom",
+            path.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert case.name in process.stdout
+    assert "</html>" in process.stdout
+    assert "CONSOLE" not in process.stderr, process.stderr
+    requests = re.findall(r'"url":"(https?://[^"]+)"', log.read_text(encoding="utf-8"))
+    own = ("google", "gvt1", "chromium", "chrome")  # what the browser itself would like to know
+    assert [url for url in requests if not any(name in url for name in own)] == []
