@@ -24,6 +24,7 @@ from training.results import (
     UncertaintyRow,
     read_rows,
 )
+from training.selective import compute_aurc
 
 NOT_RUN = "not run"
 
@@ -215,6 +216,7 @@ def _table_of_uncertainty(found: dict[str, Evaluation]) -> str:
         ("Brier", lambda row: row.brier),
         ("error AUROC", lambda row: row.error_auroc),
         ("error AUPRC", lambda row: row.error_auprc),
+        ("QU-BraTS", lambda row: row.qu_brats),
         ("diversity", lambda row: row.diversity),
         ("GED^2", lambda row: row.ged_squared),
     ]
@@ -222,7 +224,7 @@ def _table_of_uncertainty(found: dict[str, Evaluation]) -> str:
     for line in _LINES:
         evaluation = found.get(line.system)
         if evaluation is None:
-            lines.append([line.describe(None), NOT_RUN, *["-"] * len(measures)])
+            lines.append([line.describe(None), NOT_RUN, *["-"] * (len(measures) + 2)])
             continue
         rows = [row for row in evaluation.uncertainty if row.method == line.method]
         cells = [
@@ -233,15 +235,37 @@ def _table_of_uncertainty(found: dict[str, Evaluation]) -> str:
         ]
         n_members = 1 if line.method == RUN else evaluation.n_members
         lines.append(
-            [line.describe(evaluation.n_members), *cells, _seconds(evaluation.timings, n_members)]
+            [
+                line.describe(evaluation.n_members),
+                *cells,
+                _aurc(rows, lambda row: row.confidence),
+                _aurc(rows, lambda row: None if row.mean_entropy is None else -row.mean_entropy),
+                _seconds(evaluation.timings, n_members),
+            ]
         )
-    head = ["system", *(name for name, _ in measures), "s per slice"]
+    head = ["system", *(name for name, _ in measures), "AURC", "AURC by entropy", "s per slice"]
     return (
         format_table(head, lines)
         + "\n\nInside the brain; means over cases (95 % bootstrap interval over patients). Of one "
-        "run, the map is p and its variance p (1 - p).\nTimes are of the machine and the hour of "
-        "each evaluation, all members of the row together."
+        "run, the map is p and its variance p (1 - p).\n"
+        "QU-BraTS: Dice, lost true positives and lost true negatives while uncertain voxels are "
+        "left out; 1 is best.\n"
+        "AURC: mean risk (1 - Dice in 3-D) of the most confident cases, by the members' mean "
+        "pairwise Dice or by the mean entropy; 0 is best.\n"
+        "Times are of the machine and the hour of each evaluation, all members of the row together."
     )
+
+
+def _aurc(
+    rows: Sequence[UncertaintyRow], confidence: Callable[[UncertaintyRow], float | None]
+) -> str:
+    pairs = [
+        (value, 1 - row.dice)
+        for row in rows
+        if row.dice is not None and (value := confidence(row)) is not None
+    ]
+    area = compute_aurc(*zip(*pairs, strict=True)) if pairs else None
+    return "-" if area is None else f"{area:.4f}"
 
 
 def _seconds(timings: Sequence[TimingRow], n_members: int) -> str:

@@ -12,7 +12,7 @@ from napari_diffseg.core.brats import Case
 from napari_diffseg.core.calibration import compute_calibration, compute_error_detection
 from napari_diffseg.core.ensemble import Ensemble
 from napari_diffseg.core.levels import MASK_LEVEL, MapKind
-from napari_diffseg.core.metrics import compute_scores
+from napari_diffseg.core.metrics import compute_dice, compute_scores
 from napari_diffseg.core.uncertainty import compute_energy_distance, compute_mean_pairwise_dice
 from training.results import (
     MASKS,
@@ -24,6 +24,7 @@ from training.results import (
     TimingRow,
     UncertaintyRow,
 )
+from training.selective import compute_filtering
 
 Mask = NDArray[np.bool_]
 ZRange = tuple[int, int]
@@ -175,8 +176,10 @@ def _measure_maps(
     )
     for method, of, k in kinds:
         calibration = compute_calibration(ensemble.mean_map(k, of)[here], truth, region)
-        error = ensemble.wt_mask(k=k, of=of)[here] != truth
-        detection = compute_error_detection(ensemble.variance_map(k, of)[here], error, region)
+        mask, variance = ensemble.wt_mask(k=k, of=of)[here], ensemble.variance_map(k, of)[here]
+        detection = compute_error_detection(variance, mask != truth, region)
+        filtering = compute_filtering(mask, truth, variance, region)
+        entropy = ensemble.entropy_map(k, of)[here][region]
         spread = method != RUN
         uncertainty.append(
             UncertaintyRow(
@@ -194,6 +197,12 @@ def _measure_maps(
                 diversity=distance.diversity if spread else None,
                 confidence=confidence if spread else None,
                 ged_squared=distance.ged_squared if spread else None,
+                filtered_dice=filtering.dice,
+                filtered_tp=filtering.true_positives,
+                filtered_tn=filtering.true_negatives,
+                qu_brats=filtering.score,
+                mean_entropy=float(entropy.mean()) if entropy.size else None,
+                dice=compute_dice(mask, truth),
             )
         )
         bins = zip(

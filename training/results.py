@@ -96,6 +96,15 @@ class UncertaintyRow:
     confidence: float | None
     """Mean Dice over the same pairs."""
     ged_squared: float | None
+    filtered_dice: float | None = None
+    """Of QU-BraTS, as the next three; see `training.selective`."""
+    filtered_tp: float | None = None
+    filtered_tn: float | None = None
+    qu_brats: float | None = None
+    mean_entropy: float | None = None
+    """Of the mean map inside the brain, in bits."""
+    dice: float | None = None
+    """3-D, of the same mask and region: what the confidence of a case is compared with."""
 
 
 @dataclass(frozen=True)

@@ -100,6 +100,9 @@ def test_baselines_go_through_the_whole_protocol(
     assert row.split("|")[-3].strip() == "2.00"
     assert row.split("|")[-2].strip() == "1,000"
     assert "| SegNet, 1 run " in printed
+    maps = rows_of(printed, "Uncertainty")
+    assert all(text != "-" for text in maps["Bayesian SegNet, 2 runs"])
+    assert maps["SegNet, 1 run"].count("-") == 3  # one run has no diversity, GED and agreement
     assert "| nnU-Net, ensemble of n " in printed
 
 
