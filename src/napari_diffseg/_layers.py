@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 TAG = "diffseg"
 
-Role = Literal["image", "truth", "samples", "mean", "variance", "mask"]
+Role = Literal["image", "truth", "samples", "mean", "variance", "mask", "member", "agreement"]
 LayerData = tuple[Any, dict[str, Any], str]
 
 MASK_COLOUR = DEFAULTS.mask_colour
@@ -40,7 +40,12 @@ RESULT_NAMES = {
     "variance": "Variance",
     "mean": "Mean probability",
     "mask": "Mask",
+    "agreement": "Agreement",
 }
+MEMBER_COLOUR = "#cc79a7"
+AGREEMENT_COLOURS = ("#0072b2", "#009e73", "#f0e442")
+"""Of at least one member, half of them, all: from dark to light. Like reddish purple for a single
+member, they are of Okabe and Ito's colours, and neither mask nor truth has them."""
 _TRANSPARENT_BELOW = 0.1  # share of the colour map over which it fades in
 
 
@@ -175,6 +180,30 @@ def make_result_layers(
         "mean": image("mean", mean, wanted.mean_map, (0.0, 1.0)),
         "mask": _outline(mask, name, wanted.mask_colour, tag("mask"), case.geometry),
     }
+
+
+def make_drawing_layer(
+    case: Case,
+    run: str,
+    role: Role,
+    data: NDArray[np.uint8],
+    name: str,
+    colours: Sequence[str],
+    details: Mapping[str, Any],
+) -> LayerData:
+    """Return a layer of labels 1, 2, ... in these colours, of (Z, Y, X) data that is not copied."""
+    from napari.utils.colormaps import DirectLabelColormap
+
+    by_label: dict[int | None, str] = dict.fromkeys((None, 0), "transparent")
+    by_label.update(enumerate(colours, start=1))
+    parameters = {
+        "name": name,
+        "colormap": DirectLabelColormap(color_dict=by_label),
+        "opacity": 1.0,
+        "metadata": _make_tag(role, case, run=run, **details),
+        **make_grid(case.geometry),
+    }
+    return data, parameters, "labels"
 
 
 def make_fading_colormap(name: str) -> Colormap:

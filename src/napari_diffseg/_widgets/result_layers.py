@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -12,12 +12,15 @@ from napari_diffseg._layers import (
     find_layers,
     find_slice,
     get_tag,
+    make_drawing_layer,
     make_result_layers,
 )
 
 if TYPE_CHECKING:
+    import numpy as np
     from napari.components import ViewerModel
     from napari.layers import Layer
+    from numpy.typing import NDArray
 
     from napari_diffseg._widgets.ensemble_section import Overlay
     from napari_diffseg._widgets.run import Run
@@ -119,6 +122,65 @@ class ResultLayers:
         for role in ("mean", "variance"):
             if role in there:
                 there[role].visible = role == overlay
+
+    def draw(
+        self,
+        run: Run,
+        role: Role,
+        data: NDArray[np.uint8],
+        name: str,
+        colours: Sequence[str],
+        *,
+        contour: int = 0,
+        show: bool = True,
+    ) -> None:
+        """Show labels over the maps, and a single member over all: in their layer, or a new one.
+
+        Parameters
+        ----------
+        run, role, name, colours
+            See `_layers.make_drawing_layer`.
+        data : (Z, Y, X) uint8
+            The same array each time, written in place.
+        contour
+            Width of the outlines that are drawn of the labels; 0: as they are.
+        show
+            Whether the layer is to be seen if the user has hidden or deleted it.
+        """
+        from napari.layers import Layer as AnyLayer
+
+        layer = self.of_run(run).get(role)
+        if layer is not None:
+            layer.name = name
+            layer.visible = layer.visible or show
+            if layer.data is data:
+                layer.refresh(extent=False, thumbnail=False)
+            else:
+                layer.data = data
+            return
+        if not show:
+            return
+        layers = self._viewer.layers
+        active = set(layers.selection)
+        drawing = make_drawing_layer(run.case, run.id, role, data, name, colours, _details(run))
+        layer = AnyLayer.create(*drawing)
+        there = self.of_run(run)
+        outlines = [*find_layers(layers, role="truth", case=run.case), *there.values()]
+        above = [each for each in outlines if _role_of(each) in ("truth", "mask")]
+        with _steady_view(self._viewer):
+            if role == "member" or not above:
+                layers.append(layer)
+            else:
+                layers.insert(min(map(layers.index, above)), layer)
+            if contour:
+                draw_outline(layer)
+        layers.selection = active
+
+    def hide(self, run: Run, role: Role) -> None:
+        """Hide a layer of a run, if it is there."""
+        layer = self.of_run(run).get(role)
+        if layer is not None:
+            layer.visible = False
 
     def toggle(self, run: Run, role: Role) -> None:
         """Show or hide one layer of a run."""

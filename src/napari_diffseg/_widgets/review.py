@@ -136,6 +136,7 @@ class Review(QObject):
         visible = find_slice(self._viewer.dims, run.case.geometry)
         run.render([visible])
         self._layers.refresh(run, [visible])
+        self._stage.viewed.emit()
         self._rest_timer.start(REST_MS)
 
     def _change_overlay(self) -> None:

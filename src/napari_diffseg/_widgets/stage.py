@@ -31,6 +31,8 @@ class Stage(QObject):
 
     shown = Signal()
     """Another run is looked at, or none."""
+    viewed = Signal()
+    """The user looks at the run differently; on the visible slice all maps are up to date."""
     changed = Signal()
     """New samples, or another view of them, are in the run's maps on some slices: a few times a
     second at most, for what is quick."""
