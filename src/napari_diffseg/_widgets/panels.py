@@ -4,6 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from napari_diffseg._widgets.lesions_panel import LesionsPanel
+from napari_diffseg._widgets.members_panel import MembersPanel
+from napari_diffseg._widgets.profile_panel import ProfilePanel
+from napari_diffseg._widgets.work_list_panel import WorkListPanel
+
 if TYPE_CHECKING:
     from napari_diffseg._widgets.panel import Panel
     from napari_diffseg._widgets.stage import Stage
@@ -11,5 +16,4 @@ if TYPE_CHECKING:
 
 def make_panels(stage: Stage) -> list[Panel]:
     """Return new panels that follow what is on stage."""
-    del stage
-    return []
+    return [ProfilePanel(stage), WorkListPanel(stage), MembersPanel(stage), LesionsPanel(stage)]
