@@ -82,6 +82,17 @@ def _make_parser() -> argparse.ArgumentParser:
     )
     info.add_argument("--checkpoint", type=Path, metavar="FILE", help="a model file to describe")
     info.set_defaults(command=_run_info)
+    convert = commands.add_parser(
+        "convert",
+        help="turn a checkpoint of the paper's code into a model file",
+        description="Turn a .pt checkpoint of the paper's published code (weights or their moving "
+        "average) into a model file, which opens faster and tells what it is.",
+    )
+    convert.add_argument("published", type=Path, metavar="PUBLISHED.pt")
+    convert.add_argument("out", type=Path, metavar="OUT.safetensors")
+    convert.add_argument("--name", help="what the model is called (default: as the checkpoint)")
+    convert.add_argument("--steps", type=_parse_positive, metavar="K", help="steps to recommend")
+    convert.set_defaults(command=_run_convert)
     return parser
 
 
@@ -283,4 +294,31 @@ def _run_info(arguments: argparse.Namespace) -> int:
         from napari_diffseg.core.checkpoint import load_checkpoint
 
         print(describe_model(load_checkpoint(arguments.checkpoint), "model"))
+    return OK
+
+
+def _run_convert(arguments: argparse.Namespace) -> int:
+    import dataclasses
+
+    from napari_diffseg._terminal import describe_model
+    from napari_diffseg.core.checkpoint import import_published, load_checkpoint, save_checkpoint
+    from napari_diffseg.core.errors import ParameterError
+
+    out = arguments.out
+    if out.suffix != ".safetensors":
+        raise ParameterError(f"{out} must end with .safetensors.")
+    if out.exists():
+        raise ParameterError(f"{out} exists already. Choose another name, or move it away.")
+    model = import_published(arguments.published)
+    card = dataclasses.replace(
+        model.card,
+        name=arguments.name or model.card.name,
+        recommended_steps=arguments.steps or model.card.recommended_steps,
+    )
+    origin = {"converted_from": model.path.name, "converted_from_sha256": model.sha256}
+    try:
+        save_checkpoint(out, model.network, model.preprocessing, card, origin)
+    except OSError as error:
+        raise ParameterError(f"{out} cannot be written: {error}.") from error
+    print(describe_model(load_checkpoint(out), "model"))
     return OK
