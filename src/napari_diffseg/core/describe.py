@@ -228,8 +228,8 @@ def describe_case(case: Case) -> CaseRecord:
     return CaseRecord(
         name=case.name,
         family=case.files.family,
-        files={name: str(path) for name, path in case.files.modalities.items()},
-        label=None if case.files.label is None else str(case.files.label),
+        files={name: str(path.absolute()) for name, path in case.files.modalities.items()},
+        label=None if case.files.label is None else str(case.files.label.absolute()),
         shape_xyz=geometry.source_shape,
         spacing_zyx_mm=geometry.spacing_mm,
         voxel_volume_ml=geometry.voxel_volume_ml,

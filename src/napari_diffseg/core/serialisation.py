@@ -74,6 +74,10 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
         return value
     if origin is tuple:
         return _typed_tuple(arguments, value, where)
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ParameterError(f"{where} must be a table, not {value!r}.")
+        return {k: _typed(arguments[1], v, _join(where, str(k))) for k, v in value.items()}
     if dataclasses.is_dataclass(hint):
         return from_dict(hint, value, where)  # type: ignore[arg-type]
     if hint is float and isinstance(value, int) and not isinstance(value, bool):

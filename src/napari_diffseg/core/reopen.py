@@ -1,0 +1,254 @@
+"""The files of a result -> case, record and members again. No field of a file is trusted.
+
+The scan is looked for where it was, beside the JSON, and in a folder that the caller names; it
+counts as the same only if its grid is the recorded one. Members count only if they give the very
+volume that was recorded.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_diffseg.core.brats import Case, CaseFiles, discover_case, load_case
+from napari_diffseg.core.ensemble import Ensemble
+from napari_diffseg.core.errors import CaseError, DiffsegError, ParameterError
+from napari_diffseg.core.record import RECORD_SCHEMA_VERSION, ResultRecord, SliceRanges
+from napari_diffseg.core.serialisation import from_dict
+from napari_diffseg.core.volume import load_volume, to_canonical
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from napari_diffseg.core.geometry import Geometry
+
+SUFFIX = "_diffseg.json"
+MAPS = ("mask", "mean", "variance")
+_MAX_BYTES = 50_000_000  # a record is some 100 kB
+_TOLERANCE_MM = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class SavedResult:
+    """A result that was saved, with the scan that it is about.
+
+    Attributes
+    ----------
+    ensemble
+        The members, bit by bit; None when they were not saved.
+    maps
+        "mask", "mean" and "variance" as they were saved, (Z, Y, X); empty when there are members,
+        of which they are made anew.
+    """
+
+    path: Path
+    record: ResultRecord
+    case: Case
+    ensemble: Ensemble | None
+    maps: Mapping[str, NDArray[Any]]
+
+    @property
+    def judged(self) -> NDArray[np.bool_]:
+        """(Z,) bool: slices that volume and scores are about."""
+        return _mark(self.record.maps.judged_slices, self.case.geometry)
+
+
+def is_result_path(path: object) -> bool:
+    """Tell by its name whether a file is the record of a result."""
+    return isinstance(path, (str, Path)) and str(path).endswith(SUFFIX)
+
+
+def load_result(
+    path: str | Path, *, folder: Path | None = None, known: Sequence[Case] = ()
+) -> SavedResult:
+    """Load a result by its JSON file.
+
+    Parameters
+    ----------
+    path
+        ``CASE_diffseg.json``.
+    folder
+        Where the scan may be if it has been moved.
+    known
+        Cases that are loaded; one of them is taken if it has the same files.
+
+    Raises
+    ------
+    DiffsegError
+        The record is damaged or of a later version, the scan is not to be found or is another one,
+        or maps or members do not fit the record.
+    """
+    path = Path(path)
+    record, names = read_record(path)
+    files = _find_files(path, record, folder)
+    case = next((case for case in known if case.files == files), None) or load_case(files)
+    _check_grid(path, record, case.geometry)
+    if "samples" in names and (path.parent / names["samples"]).is_file():
+        ensemble = _load_members(path.parent / names["samples"], record, case.geometry)
+        _check_members(path, record, ensemble, case.geometry)
+        return SavedResult(path, record, case, ensemble, {})
+    maps = {name: _load_map(path, names, name, case.geometry) for name in MAPS}
+    return SavedResult(path, record, case, None, maps)
+
+
+def read_record(path: Path) -> tuple[ResultRecord, dict[str, str]]:
+    """Read a record, and the names of the files that belong to it, all in its own folder.
+
+    Raises
+    ------
+    DiffsegError
+        It cannot be read, is damaged, or was written by a later version.
+    """
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise DiffsegError(f"{path} is too large for the record of a result.")
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DiffsegError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise DiffsegError(f"{path} is not a JSON file ({error}).") from error
+    if not isinstance(values, dict) or type(values.get("schema_version")) is not int:
+        raise DiffsegError(f"{path} is not the record of a result of napari-diffseg.")
+    if values["schema_version"] > RECORD_SCHEMA_VERSION:
+        raise DiffsegError(
+            f"{path} was written by a later version of napari-diffseg. Update napari-diffseg."
+        )
+    names = values.pop("files", {})
+    try:
+        record = from_dict(ResultRecord, values)
+    except ParameterError as error:
+        raise DiffsegError(f"{path} is damaged: {error}") from error
+    if not isinstance(names, dict) or not all(map(_is_plain_name, names.values())):
+        raise DiffsegError(f"{path} is damaged: its files are not in its own folder.")
+    return record, names
+
+
+def _is_plain_name(name: object) -> bool:
+    return isinstance(name, str) and name == Path(name).name and "\\" not in name
+
+
+def _find_files(path: Path, record: ResultRecord, folder: Path | None) -> CaseFiles:
+    recorded = [*record.case.files.values(), *([record.case.label] if record.case.label else [])]
+    names = {Path(name).name for name in recorded}
+    for place in _iter_places(path, record, folder):
+        if not all((place / Path(name).name).is_file() for name in record.case.files.values()):
+            continue
+        if record.case.family == "slices" and min(record.case.shape_xyz) > 1:
+            found = discover_case(place)
+        else:
+            found = discover_case([place / name for name in names if (place / name).is_file()])
+        if found.name == record.case.name:
+            return found
+    raise CaseError(
+        f"The images of {record.case.name} are neither where they were "
+        f"({_image_folder(record)}) nor beside {path}. Put them there, or open the case first "
+        "from where it is now."
+    )
+
+
+def _iter_places(path: Path, record: ResultRecord, folder: Path | None) -> Iterator[Path]:
+    for place in (*([folder] if folder else []), _image_folder(record), path.parent):
+        yield place
+        yield place / record.case.name
+
+
+def _image_folder(record: ResultRecord) -> Path:
+    return Path(next(iter(record.case.files.values()), "")).parent
+
+
+def _check_grid(path: Path, record: ResultRecord, geometry: Geometry) -> None:
+    affine = np.array(record.case.source_affine)
+    same = (
+        geometry.source_shape == record.case.shape_xyz
+        and affine.shape == (4, 4)
+        and np.allclose(affine, geometry.source_affine, rtol=0, atol=_TOLERANCE_MM)
+    )
+    if not same:
+        raise CaseError(
+            f"The images of {record.case.name} do not lie on the grid that {path} was made on: "
+            "they have been changed since, or are those of another case."
+        )
+
+
+def _load_members(path: Path, record: ResultRecord, geometry: Geometry) -> Ensemble:
+    """Read the 8-bit levels as they are, after making sure that the header is what it should be."""
+    import nibabel as nib
+
+    sampled = _recorded_samples(record, geometry)
+    expected = (*geometry.source_shape[: geometry.source_ndim], len(sampled))
+    if geometry.source_ndim == 2:
+        expected = (*geometry.source_shape, len(sampled))
+    try:
+        image: Any = nib.load(path)
+        if image.shape != expected or image.get_data_dtype() != np.uint8:
+            raise DiffsegError(
+                f"{path} does not hold the {len(sampled)} samples that the record tells of."
+            )
+        _check_map_grid(path, image.affine, geometry)
+        levels = image.dataobj.get_unscaled()
+    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
+        raise DiffsegError(f"{path} cannot be read ({error}).") from error
+    ensemble = Ensemble(len(sampled), geometry.shape)
+    for member, has in enumerate(sampled):
+        member_levels = to_canonical(np.asarray(levels[..., member]), geometry)
+        for z in np.flatnonzero(has).tolist():
+            ensemble.add(member, z, np.ascontiguousarray(member_levels[z]))
+    return ensemble
+
+
+def _recorded_samples(record: ResultRecord, geometry: Geometry) -> NDArray[np.bool_]:
+    """Return (S, Z) bool; the first version did not say it, and always had all members whole."""
+    ranges: list[SliceRanges] = [member.slices for member in record.members]
+    if not ranges:
+        whole = tuple((entry.slice, entry.slice) for entry in record.slices)
+        ranges = [whole] * record.maps.n_members
+    if not 1 <= record.maps.n_members <= len(ranges):
+        raise DiffsegError("The record is damaged: its maps are made of more samples than it has.")
+    return np.array([_mark(each, geometry) for each in ranges])
+
+
+def _mark(ranges: SliceRanges, geometry: Geometry) -> NDArray[np.bool_]:
+    marked = np.zeros(geometry.shape[0], bool)
+    for first, last in ranges:
+        ends = sorted((geometry.from_source_slice(first), geometry.from_source_slice(last)))
+        marked[ends[0] : ends[1] + 1] = True
+    return marked
+
+
+def _check_members(
+    path: Path, record: ResultRecord, ensemble: Ensemble, geometry: Geometry
+) -> None:
+    members = ensemble.complete_members(record.maps.n_members)
+    voxels = ensemble.mask_voxels(record.maps.n_members)[members].sum(axis=1)
+    found = (voxels * geometry.voxel_volume_ml).tolist()
+    recorded = record.volume.members_ml
+    same = len(found) == len(recorded) and all(
+        math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9) for a, b in zip(found, recorded, strict=True)
+    )
+    if not same:
+        raise DiffsegError(
+            f"The samples beside {path} are not those that it tells of: their volumes differ."
+        )
+
+
+def _load_map(
+    path: Path, names: Mapping[str, str], name: str, geometry: Geometry
+) -> NDArray[np.float32]:
+    if name not in names:
+        raise DiffsegError(f"{path} names no {name} map.")
+    volume = load_volume(path.parent / names[name])
+    _check_map_grid(volume.path, volume.geometry.source_affine, geometry)
+    if volume.data.shape != geometry.shape:
+        raise DiffsegError(f"{volume.path} does not have the voxels of the scan.")
+    return volume.data
+
+
+def _check_map_grid(path: Path, affine: NDArray[Any], geometry: Geometry) -> None:
+    if not np.allclose(affine, geometry.source_affine, rtol=0, atol=_TOLERANCE_MM):
+        raise DiffsegError(f"{path} does not lie on the grid of the scan.")

@@ -1,0 +1,166 @@
+"""A result that was saved comes back bit by bit, or it is said why not."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from napari_diffseg.core.brats import Case, load_case
+from napari_diffseg.core.describe import describe_result
+from napari_diffseg.core.ensemble import Ensemble
+from napari_diffseg.core.errors import DiffsegError
+from napari_diffseg.core.export import save_result
+from napari_diffseg.core.record import ModelRecord, ResultRecord, RunRecord
+from napari_diffseg.core.reopen import is_result_path, load_result
+from tests.core.case_files import NAMES_2017, write_case
+
+RUN = RunRecord(
+    model=ModelRecord("tiny", "tiny.safetensors", "0" * 64, {"steps": 3}),
+    sampler="ddpm",
+    n_steps=4,
+    eta=None,
+    mirror=True,
+    seed=7,
+    seeding="each on its own",
+    first_member=0,
+    device="cpu",
+    elapsed_s=1.5,
+    messages=(),
+)
+
+
+@pytest.fixture
+def case(tmp_path: Path) -> Case:
+    return load_case(write_case(tmp_path / "Case_1", "Case_1", NAMES_2017))
+
+
+@pytest.fixture
+def ensemble(case: Case) -> Ensemble:
+    """Give three members of random levels; the last lacks the last slice."""
+    rng = np.random.default_rng(0)
+    ensemble = Ensemble(3, case.geometry.shape)
+    for member in range(3):
+        for z in range(case.geometry.shape[0] - (member == 2)):
+            ensemble.add(member, z, rng.integers(0, 256, case.geometry.shape[1:], np.uint8))
+    return ensemble
+
+
+@pytest.fixture
+def record(case: Case, ensemble: Ensemble) -> ResultRecord:
+    return describe_result(case, ensemble, RUN, threshold=0.4, k=2)
+
+
+@pytest.fixture
+def saved(tmp_path: Path, case: Case, ensemble: Ensemble, record: ResultRecord) -> Path:
+    return save_result(tmp_path / "out", case, ensemble, record, samples=True)["diffseg"]
+
+
+def edit(path: Path, **changes: object) -> None:
+    values = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({**values, **changes}), encoding="utf-8")
+
+
+def test_members_come_back_bit_by_bit(
+    saved: Path, ensemble: Ensemble, record: ResultRecord
+) -> None:
+    result = load_result(saved)
+    assert result.ensemble is not None
+    np.testing.assert_array_equal(result.ensemble.members_uint8(), ensemble.members_uint8())
+    np.testing.assert_array_equal(result.ensemble.sampled, ensemble.sampled)
+    assert result.record == record
+    assert result.judged.all()
+    assert describe_result(result.case, result.ensemble, RUN, threshold=0.4, k=2) == record
+
+
+def test_without_the_samples_the_maps_are_there(saved: Path, ensemble: Ensemble) -> None:
+    (saved.parent / "Case_1_samples.nii.gz").unlink()
+    result = load_result(saved)
+    assert result.ensemble is None
+    np.testing.assert_array_equal(result.maps["mean"], ensemble.mean_map(2))
+    np.testing.assert_array_equal(result.maps["mask"], ensemble.wt_mask(0.4, 2))
+
+
+def test_images_that_were_moved_are_found_beside_the_record_or_in_the_folder_given(
+    saved: Path, case: Case, tmp_path: Path
+) -> None:
+    moved = tmp_path / "elsewhere" / "Case_1"
+    shutil.move(tmp_path / "Case_1", moved)
+    with pytest.raises(DiffsegError, match="neither where they were"):
+        load_result(saved)
+    assert load_result(saved, folder=tmp_path / "elsewhere").case.files.modalities["t1"].exists()
+    for path in moved.iterdir():
+        shutil.move(path, saved.parent / path.name)
+    assert load_result(saved).case.name == "Case_1"
+
+
+def test_a_case_that_is_loaded_is_not_loaded_again(saved: Path, case: Case) -> None:
+    assert load_result(saved, known=[case]).case is case
+
+
+def test_another_scan_of_the_same_name_is_refused(saved: Path, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "Case_1")
+    affine = np.diag([-2.0, -2.0, 2.0, 1.0])
+    write_case(tmp_path / "Case_1", "Case_1", NAMES_2017, affine=affine)
+    with pytest.raises(DiffsegError, match="do not lie on the grid"):
+        load_result(saved)
+
+
+def test_samples_of_another_run_are_refused(
+    saved: Path, case: Case, ensemble: Ensemble, record: ResultRecord, tmp_path: Path
+) -> None:
+    other = Ensemble.from_arrays(255 - ensemble.members_uint8(), ensemble.sampled)
+    files = save_result(tmp_path / "other", case, other, record, samples=True)
+    shutil.copy(files["samples"], saved.parent)
+    with pytest.raises(DiffsegError, match="not those that it tells of"):
+        load_result(saved)
+    fewer = Ensemble.from_arrays(ensemble.members_uint8(2), ensemble.sampled[:2])
+    shorter = replace(record, members=record.members[:2])
+    shutil.copy(
+        save_result(tmp_path / "other", case, fewer, shorter, samples=True)["samples"], saved.parent
+    )
+    with pytest.raises(DiffsegError, match="does not hold the 3 samples"):
+        load_result(saved)
+
+
+def test_a_damaged_sample_file_is_named(saved: Path) -> None:
+    path = saved.parent / "Case_1_samples.nii.gz"
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(DiffsegError, match=r"samples.nii.gz"):
+        load_result(saved)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"schema_version": 99}, "later version"),
+        ({"schema_version": "1"}, "not the record of a result"),
+        ({"confidence": "high"}, "is damaged: confidence must be float"),
+        ({"surprise": 1}, "is damaged: Unknown setting surprise"),
+        ({"files": {"samples": "../../secret.nii.gz"}}, "not in its own folder"),
+        ({"files": ["a"]}, "not in its own folder"),
+        ({"members": [{"slices": [[0, 999]]}] * 2}, "999"),
+        ({"members": [{"slices": [[0, 1]]}]}, "more samples than it has"),
+    ],
+)
+def test_no_field_is_trusted(saved: Path, changes: dict[str, object], message: str) -> None:
+    edit(saved, **changes)
+    with pytest.raises(DiffsegError, match=message):
+        load_result(saved)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "[" * 100_000])
+def test_a_file_that_is_no_record_is_named(saved: Path, text: str) -> None:
+    saved.write_text(text, encoding="utf-8")
+    with pytest.raises(DiffsegError, match=r"Case_1_diffseg\.json is not"):
+        load_result(saved)
+
+
+def test_records_are_known_by_their_name() -> None:
+    assert is_result_path("x/Case_1_diffseg.json")
+    assert not is_result_path("x/Case_1.json")
+    assert not is_result_path(["x/Case_1_diffseg.json"])
