@@ -58,6 +58,18 @@ def cut_out(run: Run) -> Comparison | None:
     return Comparison(run.mask[stretch].view(bool) & counts, truth[stretch] & counts, spacing)
 
 
+def compute_confidence(run: Run) -> float | None:
+    """Compute the mean pairwise Dice of the members in view, from voxels that are counted already.
+
+    None with fewer than two members that have a slice in common.
+    """
+    sampled = run.ensemble.sampled
+    members = np.flatnonzero(sampled[: run.view.k].any(axis=1))
+    dice = run.overlaps.pair_dice(members, sampled)[np.triu_indices(len(members), 1)]
+    dice = dice[~np.isnan(dice)]
+    return float(dice.mean()) if dice.size else None
+
+
 def compute_overlap(comparison: Comparison) -> Overlap:
     """Compute Dice and Jaccard: a few milliseconds for a whole volume."""
     return Overlap(

@@ -8,6 +8,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel
 
 from napari_diffseg._widgets.form import Form, Row, describe
+from napari_diffseg.core.verdict import SURE, UNSURE, VERY_UNSURE
 
 if TYPE_CHECKING:
     from napari_diffseg._widgets.agreement import Overlap
@@ -29,6 +30,21 @@ class ReadoutSection(Form):
             "Volume of the mask in millilitres. In brackets: the smallest and the largest member "
             "(from 39 members on, 2.5 to 97.5 % of them).",
         )
+        self.more_volumes, self.confidence = QLabel(), QLabel(DASH)
+        describe(
+            self.more_volumes,
+            "Other volumes",
+            "The median of the members' own volumes, and the sum of the mean probability: what the "
+            "volume is on average, without any threshold.",
+        )
+        describe(
+            self.confidence,
+            "Confidence",
+            "Mean Dice over all pairs of members in view: 1 if all of them are the same. It says "
+            "how sure the model is, not that it is right. Below 0.9 look at the slices listed "
+            "under “Look here first”; below 0.8 do not rely on the volume without looking. Dice "
+            "is lower for small tumours by nature.",
+        )
         describe(
             self.slices,
             "Slices",
@@ -43,25 +59,45 @@ class ReadoutSection(Form):
             "In 3-D over several slices, in 2-D on a single one.",
         )
         describe(self.jaccard, "Jaccard", "Intersection over union of mask and truth.")
-        for label in (self.volume, self.slices, self.dice, self.hd95, self.jaccard):
+        labels = (self.volume, self.more_volumes, self.confidence, self.slices)
+        for label in (*labels, self.dice, self.hd95, self.jaccard):
             label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.add_row("Reviewed", self.slices)
         self.add_row("Volume", self.volume)
+        self.add_row("", self.more_volumes)
+        self.add_row("Confidence", self.confidence)
         self.add_row("Truth", Row(self.dice, self.hd95, self.jaccard))
         self.show_overlap(None)
         self.show_distance(None)
 
-    def show_volume(self, volume_ml: float | None, interval: VolumeInterval | None) -> None:
+    def show_volume(
+        self,
+        volume_ml: float | None,
+        interval: VolumeInterval | None,
+        expected_ml: float | None = None,
+    ) -> None:
         """Show the mask's volume, and the interval over the members if there are several."""
         if volume_ml is None:
             self.volume.setText(DASH)
+            self.more_volumes.setText("")
             return
+        others = [] if interval is None else [f"median {format_ml(interval.median_ml)}"]
+        if expected_ml is not None:
+            others.append(f"probability-weighted {format_ml(expected_ml)}")
+        self.more_volumes.setText(f"{', '.join(others)} mL" if others else "")
         text = f"<b>{format_ml(volume_ml)} mL</b>"
         if interval is not None and interval.n_members > 1:
             span = f"{format_ml(interval.low_ml)}–{format_ml(interval.high_ml)}"
             kind = "range" if interval.kind == "range" else interval.kind
             text += f" ({span}, {kind} of {interval.n_members})"
         self.volume.setText(text)
+
+    def show_confidence(self, confidence: float | None) -> None:
+        """Show how much the members agree, and what that means."""
+        if confidence is None:
+            self.confidence.setText(DASH)
+        else:
+            self.confidence.setText(f"<b>{confidence:.2f}</b>: {_say_confidence(confidence)}")
 
     def show_overlap(self, overlap: Overlap | None) -> None:
         """Show Dice and Jaccard."""
@@ -76,6 +112,14 @@ class ReadoutSection(Form):
     def show_slices(self, text: str) -> None:
         """Say which slices the numbers are about."""
         self.slices.setText(text)
+
+
+def _say_confidence(confidence: float) -> str:
+    if confidence >= SURE:
+        return "members agree well"
+    if confidence >= UNSURE:
+        return "members mostly agree"
+    return "members disagree much" if confidence >= VERY_UNSURE else "members hardly agree"
 
 
 def _named(name: str, value: str | None) -> str:

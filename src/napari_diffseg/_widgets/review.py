@@ -10,7 +10,12 @@ import numpy as np
 from qtpy.QtCore import QObject, QTimer
 
 from napari_diffseg._layers import describe_slices, find_slice
-from napari_diffseg._widgets.agreement import compute_distance_mm, compute_overlap, cut_out
+from napari_diffseg._widgets.agreement import (
+    compute_confidence,
+    compute_distance_mm,
+    compute_overlap,
+    cut_out,
+)
 from napari_diffseg._widgets.readout_section import DASH
 from napari_diffseg._widgets.stapler import Stapler
 from napari_diffseg._worker import Task
@@ -166,11 +171,13 @@ class Review(QObject):
         comparison = None if run is None else cut_out(run)
         if run is None or not run.is_sampled.any():
             readout.show_volume(None, None)
+            readout.show_confidence(None)
             readout.show_slices(DASH)
         else:
             volumes = run.member_volumes_ml()
             interval = compute_volume_interval(volumes) if volumes.size else None
-            readout.show_volume(run.volume_ml(), interval)
+            readout.show_volume(run.volume_ml(), interval, run.expected_ml())
+            readout.show_confidence(compute_confidence(run))
             evaluated = np.flatnonzero(run.evaluated)
             readout.show_slices(describe_slices(evaluated, run.case.geometry))
         readout.show_overlap(None if comparison is None else compute_overlap(comparison))
