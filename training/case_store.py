@@ -1,4 +1,4 @@
-"""The protocol of an evaluation, and the finished cases that an interrupted one goes on from."""
+"""The protocol and cases of an evaluation; finished cases that an interrupted one goes on from."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from napari_diffseg.core.brats import CaseFiles
-from napari_diffseg.core.errors import DiffsegError
+from napari_diffseg.core.brats import CaseFiles, discover_cases
+from napari_diffseg.core.errors import CaseError, DiffsegError
 from napari_diffseg.core.serialisation import from_dict
 from training.baselines.segmenter import Segmenter
+from training.data import load_split
 from training.measure import CaseMeasurements
 
 PROTOCOL_VERSION = 2
@@ -90,3 +91,30 @@ def make_key(
     }
     plain: dict[str, Any] = json.loads(json.dumps(key))
     return plain
+
+
+def choose_cases(
+    folder: Path, split: Path | None, part: str
+) -> tuple[list[CaseFiles], dict[str, str]]:
+    """Return the cases to evaluate, and the patient of each by the case's name.
+
+    Without a split file these are all cases in the folder, each its own patient.
+
+    Raises
+    ------
+    CaseError
+        No case is there, or one of the part is missing.
+    """
+    found = {case.name: case for case in discover_cases(folder)}
+    if not found:
+        raise CaseError(f"{folder} holds no BraTS case.")
+    if split is None:
+        return [*found.values()], {name: name for name in found}
+    names: tuple[str, ...] = getattr(load_split(split), part)
+    if missing := [name for name in names if name not in found]:
+        raise CaseError(
+            f"{folder} lacks {len(missing)} of the {len(names)} {part} cases of {split}: "
+            f"{', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}."
+        )
+    patients = json.loads(split.read_text(encoding="utf-8")).get("patient_key", {})
+    return [found[name] for name in names], {name: patients.get(name, name) for name in names}

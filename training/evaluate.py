@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from napari_diffseg.core.brats import CaseFiles, discover_cases, load_case
+from napari_diffseg.core.brats import CaseFiles, load_case
 from napari_diffseg.core.environment import software_versions
 from napari_diffseg.core.errors import CaseError, DiffsegError
 from napari_diffseg.core.events import Event
@@ -29,8 +28,14 @@ from napari_diffseg.core.run import find_z_range
 from napari_diffseg.core.segment import order_slices
 from training.baselines.opening import open_segmenter
 from training.baselines.segmenter import Segmenter
-from training.case_store import PAPER_SLICES, PROTOCOL_VERSION, CaseStore, Protocol, make_key
-from training.data import load_split
+from training.case_store import (
+    PAPER_SLICES,
+    PROTOCOL_VERSION,
+    CaseStore,
+    Protocol,
+    choose_cases,
+    make_key,
+)
 from training.measure import CaseMeasurements, measure_case
 from training.results import (
     CalibrationRow,
@@ -73,33 +78,6 @@ def evaluate_case(
     n_slices = len(order_slices(prepared.z_indices, sampled, None))
     timing = TimingRow(case.name, patient, n_slices, ensemble.n_members, seconds)
     return dataclasses.replace(measured, timing=timing)
-
-
-def choose_cases(
-    folder: Path, split: Path | None, part: str
-) -> tuple[list[CaseFiles], dict[str, str]]:
-    """Return the cases to evaluate, and the patient of each by the case's name.
-
-    Without a split file these are all cases in the folder, each its own patient.
-
-    Raises
-    ------
-    CaseError
-        No case is there, or one of the part is missing.
-    """
-    found = {case.name: case for case in discover_cases(folder)}
-    if not found:
-        raise CaseError(f"{folder} holds no BraTS case.")
-    if split is None:
-        return [*found.values()], {name: name for name in found}
-    names: tuple[str, ...] = getattr(load_split(split), part)
-    if missing := [name for name in names if name not in found]:
-        raise CaseError(
-            f"{folder} lacks {len(missing)} of the {len(names)} {part} cases of {split}: "
-            f"{', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}."
-        )
-    patients = json.loads(split.read_text(encoding="utf-8")).get("patient_key", {})
-    return [found[name] for name in names], {name: patients.get(name, name) for name in names}
 
 
 def evaluate(

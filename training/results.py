@@ -136,6 +136,27 @@ class TimingRow:
 
 
 @dataclass(frozen=True)
+class SheetRow:
+    """The first ``n_samples`` members of a case with a number of steps (``sheet.csv``)."""
+
+    case: str
+    patient: str
+    steps: int
+    n_samples: int
+    n_slices: int
+    dice: float
+    """Mean over the slices, as the next."""
+    hd95_mm: float | None
+    n_empty: int
+    ece: float | None
+    """Inside the brain, all slices together, as the next two."""
+    error_auroc: float | None
+    diversity: float | None
+    seconds_per_slice: float
+    """Of all ``n_samples`` members."""
+
+
+@dataclass(frozen=True)
 class SettingRow:
     """What all rows have in common (``settings.csv``)."""
 
@@ -149,6 +170,7 @@ FILES: dict[type[Any], str] = {
     UncertaintyRow: "uncertainty.csv",
     CalibrationRow: "calibration.csv",
     TimingRow: "timings.csv",
+    SheetRow: "sheet.csv",
     SettingRow: "settings.csv",
 }
 

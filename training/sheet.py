@@ -1,0 +1,279 @@
+"""Steps against members, on one sheet: ``python -m training.sheet CASES_DIR --out DIR``.
+
+Each case is sampled once for every number of steps; the first 1, 2, ... of its members are then
+measured. DIR gets ``sheet.csv`` (every case), ``sheet.md`` and ``sheet.svg``. An interrupted sheet
+goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_diffseg.core.brats import Case, load_case
+from napari_diffseg.core.calibration import compute_calibration, compute_error_detection
+from napari_diffseg.core.ensemble import Ensemble
+from napari_diffseg.core.errors import CaseError, DiffsegError, ParameterError
+from napari_diffseg.core.levels import MASK_LEVEL
+from napari_diffseg.core.metrics import compute_scores
+from napari_diffseg.core.params import SAMPLERS
+from napari_diffseg.core.preprocessing import prepare_case
+from napari_diffseg.core.run import find_z_range
+from napari_diffseg.core.uncertainty import compute_diversity
+from training.baselines.opening import open_segmenter
+from training.baselines.segmenter import DiffusionSegmenter
+from training.case_store import PAPER_SLICES, choose_cases
+from training.cells import format_table
+from training.figures import Panel, draw_panels
+from training.results import FILES, SettingRow, SheetRow, read_rows, write_rows
+
+Plan = tuple[tuple[int, int], ...]
+"""(steps, members) for each column of the sheet."""
+
+_MEASURES: tuple[tuple[str, str, Callable[[SheetRow], float | None]], ...] = (
+    ("Dice", ".4f", lambda row: row.dice),
+    ("HD95 (mm)", ".2f", lambda row: row.hd95_mm),
+    ("ECE", ".4f", lambda row: row.ece),
+    ("error AUROC", ".4f", lambda row: row.error_auroc),
+    ("diversity", ".4f", lambda row: row.diversity),
+    ("s per slice", ".3f", lambda row: row.seconds_per_slice),
+)
+
+
+def choose_slices(case: Case, n_slices: int, slices: tuple[int, int]) -> list[int]:
+    """Return canonical slices with tumour, evenly spread over those of the protocol.
+
+    Raises
+    ------
+    CaseError
+        There is none, or the case has no labels.
+    """
+    if case.wt_truth is None:
+        raise CaseError(f"{case.name} has no expert labels: there is nothing to compare with.")
+    first, end = find_z_range(case.geometry, *slices)
+    tumour = first + np.flatnonzero(case.wt_truth[first:end].any(axis=(1, 2)))
+    if not len(tumour):
+        raise CaseError(f"{case.name} has no tumour in slices {slices[0]} to {slices[1] - 1}.")
+    # The middles of equal parts: the ends of a tumour are neither left out nor all there is.
+    places = (np.arange(n_slices) + 0.5) / n_slices * len(tumour)
+    return sorted({int(z) for z in tumour[places.astype(int)]})
+
+
+def measure_members(
+    case: Case,
+    patient: str,
+    segmenter: DiffusionSegmenter,
+    chosen: Sequence[int],
+) -> list[SheetRow]:
+    """Sample the chosen slices, and measure the first 1, 2, ... members."""
+    assert case.wt_truth is not None
+    prepared = prepare_case(case, segmenter.preprocessing)
+    started = time.perf_counter()
+    drawn = [
+        segmenter.segment(case, prepared, (z, z + 1)).members_uint8()[:, z].copy() for z in chosen
+    ]
+    seconds = (time.perf_counter() - started) / len(chosen)
+    ensemble = Ensemble.from_arrays(np.stack(drawn, axis=1))
+    truth, brain = case.wt_truth[list(chosen)], prepared.brain[list(chosen)]
+    steps = segmenter.settings["steps"]
+    return [
+        replace(
+            _measure(case, patient, ensemble, k, truth, brain),
+            steps=steps,
+            seconds_per_slice=seconds * k / ensemble.n_members,
+        )
+        for k in range(1, ensemble.n_members + 1)
+    ]
+
+
+def _measure(
+    case: Case,
+    patient: str,
+    ensemble: Ensemble,
+    k: int,
+    truth: NDArray[np.bool_],
+    brain: NDArray[np.bool_],
+) -> SheetRow:
+    masks = ensemble.wt_mask(k=k)
+    _, y_mm, x_mm = case.geometry.spacing_mm
+    scores = [compute_scores(m, t, (y_mm, x_mm)) for m, t in zip(masks, truth, strict=True)]
+    calibration = compute_calibration(ensemble.mean_map(k), truth, brain)
+    detection = compute_error_detection(ensemble.variance_map(k), masks != truth, brain)
+    return SheetRow(
+        case=case.name,
+        patient=patient,
+        steps=0,
+        n_samples=k,
+        n_slices=len(truth),
+        dice=float(np.mean([score.dice for score in scores])),
+        hd95_mm=_mean(score.hd95_mm for score in scores),
+        n_empty=sum(score.empty_prediction for score in scores),
+        ece=calibration.ece,
+        error_auroc=detection.auroc,
+        diversity=compute_diversity(ensemble.members_uint8(k) >= MASK_LEVEL),
+        seconds_per_slice=0.0,
+    )
+
+
+def write_report(out: Path) -> str:
+    """Write ``sheet.md`` and ``sheet.svg`` from ``sheet.csv``, and return the text."""
+    rows = read_rows(out, SheetRow)
+    settings = {row.name: row.value for row in read_rows(out, SettingRow)}
+    steps = sorted({row.steps for row in rows})
+    counts = sorted({row.n_samples for row in rows})
+    cases = {row.case: row.n_slices for row in rows}
+    means = {
+        (name, k, n): _mean(value(r) for r in rows if (r.steps, r.n_samples) == (k, n))
+        for name, _, value in _MEASURES
+        for k in steps
+        for n in counts
+    }
+    parts = [
+        f"{settings['model']} ({settings['model_sha256'][:12]}), {settings['sampler']}, seed "
+        f"{settings['seed']}; {sum(cases.values())} slices with tumour of {len(cases)} cases. "
+        "Means over cases; ECE and error AUROC inside the brain, of the probabilities' mean.",
+        "![Dice, ECE, error AUROC and diversity against the number of members, one curve for each "
+        "number of steps](sheet.svg)",
+    ]
+    for name, digits, _ in _MEASURES:
+        cells = [
+            [str(n), *(_text(means[name, k, n], digits) for k in steps)]
+            for n in counts
+            if any(means[name, k, n] is not None for k in steps)
+        ]
+        head = [f"{name}; members", *(f"{k} step{'s' if k > 1 else ''}" for k in steps)]
+        parts.append(format_table(head, cells))
+    panels = [
+        Panel(name, "members", {f"{k} steps": _curve(means, name, k, counts) for k in steps})
+        for name in ("Dice", "ECE", "error AUROC", "diversity")
+    ]
+    (out / "sheet.svg").write_text(draw_panels(panels), encoding="utf-8")
+    text = "\n\n".join(parts)
+    (out / "sheet.md").write_text(text + "\n", encoding="utf-8")
+    return text
+
+
+def _curve(
+    means: dict[tuple[str, int, int], float | None], name: str, steps: int, counts: Sequence[int]
+) -> list[tuple[float, float]]:
+    pairs = [(n, means[name, steps, n]) for n in counts]
+    return [(float(n), value) for n, value in pairs if value is not None]
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def _text(value: float | None, digits: str) -> str:
+    return "-" if value is None else f"{value:{digits}}"
+
+
+def make_sheet(arguments: argparse.Namespace) -> str:
+    """Sample what is missing, and write everything; return the text.
+
+    Raises
+    ------
+    DiffsegError
+        A case or the model cannot be used, or DIR holds another sheet.
+    """
+    out: Path = arguments.out
+    cases, patients = choose_cases(arguments.cases, arguments.split, arguments.part)
+    rows: list[SheetRow] = []
+    for steps, n_members in arguments.steps:
+        segmenter = open_segmenter(
+            arguments.checkpoint,
+            n_samples=n_members,
+            n_steps=steps,
+            sampler=arguments.sampler,
+            seed=arguments.seed,
+            device=arguments.device,
+        )
+        assert isinstance(segmenter, DiffusionSegmenter)
+        if not rows:
+            rows = _begin(out, segmenter, arguments)
+        for files in cases:
+            done = [r for r in rows if (r.case, r.steps) == (files.name, steps)]
+            if len(done) >= n_members:
+                continue
+            print(f"{files.name}: {steps} steps, {n_members} members", file=sys.stderr)
+            case = load_case(files)
+            chosen = choose_slices(case, arguments.slices_per_case, PAPER_SLICES)
+            rows = [r for r in rows if r not in done]
+            rows += measure_members(case, patients[files.name], segmenter, chosen)
+            write_rows(out, SheetRow, rows)
+    return write_report(out)
+
+
+def _begin(
+    out: Path, segmenter: DiffusionSegmenter, arguments: argparse.Namespace
+) -> list[SheetRow]:
+    """Return the rows of an interrupted sheet with the same settings."""
+    own = ("samples", "steps")
+    values = {k: str(v) for k, v in segmenter.settings.items() if k not in own}
+    values["slices_per_case"] = str(arguments.slices_per_case)
+    out.mkdir(parents=True, exist_ok=True)
+    if (out / FILES[SheetRow]).exists():
+        before = {row.name: row.value for row in read_rows(out, SettingRow)}
+        if before != values:
+            raise ParameterError(f"{out} holds a sheet with other settings. Choose another --out.")
+        return read_rows(out, SheetRow)
+    write_rows(out, SettingRow, [SettingRow(*item) for item in values.items()])
+    return []
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    parser = argparse.ArgumentParser(
+        "python -m training.sheet", description="Steps against members: quality and time."
+    )
+    add = parser.add_argument
+    add("cases", type=Path, metavar="CASES_DIR", help="folder of cases with labels")
+    add("--out", type=Path, required=True, metavar="DIR", help="for CSV, Markdown and figure")
+    add("--split", type=Path, metavar="FILE", help="split file; default: every case of the folder")
+    add("--part", choices=("training", "validation"), default="validation", help="of the split")
+    add("--checkpoint", type=Path, metavar="FILE", help="default: the bundled model")
+    add(
+        "--steps",
+        type=_parse_plan,
+        default=_parse_plan("1:20,2:20,4:20,8:20,16:20,50:5"),
+        metavar="K:N,...",
+        help="numbers of steps, each with its members (default: 1:20,2:20,4:20,8:20,16:20,50:5)",
+    )
+    add("--slices-per-case", type=int, default=4, metavar="S", help="default: %(default)s")
+    add("--sampler", choices=SAMPLERS, help="default: as the model recommends")
+    add("--seed", type=int, default=0, help="default: %(default)s")
+    add("--device", default="auto", help="default: %(default)s")
+    return parser
+
+
+def _parse_plan(text: str) -> Plan:
+    pairs = [part.partition(":") for part in text.split(",")]
+    numbers = [(k.strip(), n.strip() or "20") for k, _, n in pairs]
+    if not all(k.isdecimal() and n.isdecimal() and int(k) and int(n) for k, n in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r} is not like 1:20,8:20,1000:5")
+    return tuple((int(k), int(n)) for k, n in numbers)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make the sheet and print it; 2: it could not be made."""
+    try:
+        print(make_sheet(make_parser().parse_args(argv)))
+    except (DiffsegError, OSError) as error:
+        print(f"training.sheet: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted; the same command goes on from here.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
