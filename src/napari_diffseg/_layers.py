@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 TAG = "diffseg"
 
-Role = Literal["image", "truth", "samples", "mean", "variance", "mask", "member", "agreement"]
+Role = Literal[
+    "image", "truth", "samples", "mean", "variance", "mask", "member", "agreement", "errors"
+]
 LayerData = tuple[Any, dict[str, Any], str]
 
 MASK_COLOUR = DEFAULTS.mask_colour

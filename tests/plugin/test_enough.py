@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from napari_diffseg._widgets.convergence_panel import ConvergencePanel, describe_convergence
+from napari_diffseg.core.convergence import Addition
+from napari_diffseg.core.metrics import compute_dice
 from tests.plugin.conftest import Desk
 
 
@@ -85,3 +89,38 @@ def test_drawing_goes_on_with_what_is_there_and_says_when_it_is_not_enough(
     run = desk.widget._runner.find_run(case)
     assert run.ensemble.n_complete() == 4
     assert run.record.stopping.stable_with is None
+
+
+def test_panel_answers_in_a_sentence_and_draws_the_curve(desk: Desk, case_folder: Path) -> None:
+    case = desk.open(case_folder)
+    panel = next(p for p in desk.widget.panels if isinstance(p, ConvergencePanel))
+    desk.click(panel.button)
+    assert panel.answer.text() == "Segment first."
+    desk.widget.parameters.n_samples.setValue(1)
+    desk.segment()
+    desk.wait(lambda: panel.answer.text() == "One sample cannot tell. Draw 3 or more.")
+    desk.widget.parameters.n_samples.setValue(6)
+    desk.segment()
+    desk.wait(lambda: len(panel.additions) == 5)
+    run = desk.widget._runner.find_run(case)
+    masks = [run.ensemble.wt_mask(0.5, k) for k in range(1, 7)]
+    dices = [compute_dice(one, other) for one, other in itertools.pairwise(masks)]
+    assert [addition.dice for addition in panel.additions] == pytest.approx(dices)
+    assert f"Dice {min(dices[-2:]):.3f}" in panel.answer.text()
+    assert panel.plot is not None
+    # Fewer members are looked at: the curve is theirs.
+    desk.widget.ensemble.members.setValue(2)
+    desk.wait(lambda: len(panel.additions) == 1)
+    assert panel.answer.text() == "2 samples cannot tell. Draw 3 or more."
+
+
+@pytest.mark.parametrize(
+    ("dices", "text"),
+    [
+        ([0.9, 0.996, 0.998], "4 samples are enough: one more changes the mask by about 0.4 %"),
+        ([0.996, 0.9], "Not yet: with 3 samples, one more changes the mask by about 10.0 %"),
+    ],
+)
+def test_the_answer_follows_the_rule(dices: list[float], text: str) -> None:
+    additions = [Addition(n, dice, 0.1) for n, dice in enumerate(dices, start=2)]
+    assert describe_convergence(additions).startswith(text)

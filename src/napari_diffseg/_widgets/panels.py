@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from napari_diffseg._widgets.convergence_panel import ConvergencePanel
 from napari_diffseg._widgets.lesions_panel import LesionsPanel
 from napari_diffseg._widgets.members_panel import MembersPanel
 from napari_diffseg._widgets.profile_panel import ProfilePanel
+from napari_diffseg._widgets.truth_panel import TruthPanel
 from napari_diffseg._widgets.work_list_panel import WorkListPanel
 
 if TYPE_CHECKING:
@@ -16,4 +18,11 @@ if TYPE_CHECKING:
 
 def make_panels(stage: Stage) -> list[Panel]:
     """Return new panels that follow what is on stage."""
-    return [ProfilePanel(stage), WorkListPanel(stage), MembersPanel(stage), LesionsPanel(stage)]
+    return [
+        ProfilePanel(stage),
+        WorkListPanel(stage),
+        MembersPanel(stage),
+        ConvergencePanel(stage),
+        LesionsPanel(stage),
+        TruthPanel(stage),
+    ]

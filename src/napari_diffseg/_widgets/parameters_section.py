@@ -17,6 +17,7 @@ from qtpy.QtWidgets import (
 )
 
 from napari_diffseg._widgets.form import Fold, Form, Row, describe, make_chooser
+from napari_diffseg.core.convergence import DEFAULT_TOLERANCE
 from napari_diffseg.core.params import SAMPLERS, SamplerName
 
 if TYPE_CHECKING:
@@ -224,7 +225,7 @@ class ParametersSection(Form):
         self.tolerance.setRange(0.1, 20.0)
         self.tolerance.setSingleStep(0.1)
         self.tolerance.setDecimals(1)
-        self.tolerance.setValue(0.5)
+        self.tolerance.setValue(100 * DEFAULT_TOLERANCE)
         self.tolerance.setSuffix(" %")
         self.tolerance.setEnabled(False)
         describe(

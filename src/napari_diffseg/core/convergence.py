@@ -24,6 +24,9 @@ from napari_diffseg.core.levels import MASK_LEVEL, MAX_LEVEL, MapKind, mask_writ
 QUIET_ADDITIONS = 2
 """So many members in a row must leave the mask as it is."""
 
+DEFAULT_TOLERANCE = 0.005
+"""A change of the mask by half a per cent is less than two experts differ by."""
+
 MIN_MEMBERS = QUIET_ADDITIONS + 1
 """With fewer members nothing is called stable."""
 
