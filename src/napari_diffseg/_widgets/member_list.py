@@ -151,8 +151,8 @@ class MemberList(QListWidget):
             self.setCurrentRow(members.index(kept))
         self.blockSignals(False)
 
-    def _point_at(self, item: QListWidgetItem) -> None:
-        self.pointed.emit(item.data(_MEMBER))
+    def _point_at(self, item: QListWidgetItem | None) -> None:
+        self.pointed.emit(-1 if item is None else item.data(_MEMBER))
 
     def _point_at_none(self) -> None:
         self.pointed.emit(-1)

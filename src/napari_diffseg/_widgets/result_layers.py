@@ -151,8 +151,10 @@ class ResultLayers:
 
         layer = self.of_run(run).get(role)
         if layer is not None:
-            layer.name = name
-            layer.visible = layer.visible or show
+            if layer.name != name:
+                layer.name = name
+            if show and not layer.visible:  # even to say the same again would draw it again
+                layer.visible = True
             if layer.data is data:
                 layer.refresh(extent=False, thumbnail=False)
             else:
@@ -179,7 +181,7 @@ class ResultLayers:
     def hide(self, run: Run, role: Role) -> None:
         """Hide a layer of a run, if it is there."""
         layer = self.of_run(run).get(role)
-        if layer is not None:
+        if layer is not None and layer.visible:
             layer.visible = False
 
     def toggle(self, run: Run, role: Role) -> None:

@@ -43,7 +43,7 @@ class Votes:
     ----------
     members : tuple of int
     z_indices : (n,) int
-        The slices that all of these members have.
+        The slices that all of these members have, without those on which none sees tumour.
     corner : (int, int)
         Where the masks begin in y and x.
     masks : (S, n, h, w) bool
@@ -112,10 +112,12 @@ def cut_out_votes(
 ) -> Votes:
     """Copy what STAPLE compares: the comparable members' masks, in the box around all of them."""
     members = find_comparable(ensemble, k)
-    z_indices = np.flatnonzero(ensemble.sampled[members].all(axis=0) & bool(members.size))
+    is_common = ensemble.sampled[members].all(axis=0)
+    has_tumour = ensemble.mask_voxels()[members].any(axis=0)
+    z_indices = np.flatnonzero(is_common & has_tumour)
     overlaps = overlaps or Overlaps.of_ensemble(ensemble, k)
     y, x = overlaps.box(z_indices) or (slice(0, 0), slice(0, 0))
-    levels = ensemble.members_uint8()[np.ix_(members, z_indices)][..., y, x]
+    levels = ensemble.members_uint8()[..., y, x][np.ix_(members, z_indices)]
     return Votes(tuple(members.tolist()), z_indices, (y.start, x.start), levels >= MASK_LEVEL)
 
 
@@ -123,8 +125,8 @@ def compute_staple(votes: Votes) -> Staple:
     """Estimate the hidden mask from the members' with SimpleITK's STAPLE: it takes seconds in 3-D.
 
     STAPLE's prior, the share of tumour, depends on how much background is looked at. Here that is
-    always the smallest box around the masks of these members and one pixel more, whatever the size
-    of the scan.
+    always the smallest box around the masks of these members and one pixel more, on the slices that
+    have any, whatever the size of the scan.
 
     Raises
     ------
