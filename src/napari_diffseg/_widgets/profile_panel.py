@@ -213,4 +213,5 @@ def _describe(profile: SliceProfile, number: int) -> str:
 
 
 def _coloured(volume_ml: float, colour: str) -> str:
-    return f"<b style='color: {colour}'>{format_ml(volume_ml)}</b>"
+    # The colour beside the number, not of it: both are too pale for text on a light ground.
+    return f"<span style='color: {colour}'>■</span> <b>{format_ml(volume_ml)}</b>"
