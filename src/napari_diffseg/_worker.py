@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from napari.qt.threading import FunctionWorker, GeneratorWorker
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject, QThreadPool, Signal
 
 from napari_diffseg.core.errors import DiffsegError
 from napari_diffseg.core.events import CancelToken, Failed
@@ -98,6 +98,10 @@ class Task(QObject):
 
 
 def _iter_safely(stream: Stream, token: CancelToken) -> Iterator[object]:
+    # Qt's pool has as many threads as there are cores: one that is busy for minutes must not keep
+    # short tasks, or a run that goes first, from theirs.
+    pool = QThreadPool.globalInstance()
+    pool.releaseThread()
     try:
         yield from stream(token)
     except DiffsegError as error:
@@ -105,6 +109,8 @@ def _iter_safely(stream: Stream, token: CancelToken) -> Iterator[object]:
     except Exception as error:
         _logger.exception("a run stopped with an error")
         yield Failed(error, f"The run stopped with an error ({type(error).__name__}: {error}).")
+    finally:
+        pool.reserveThread()
 
 
 def _catch(

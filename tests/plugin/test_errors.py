@@ -195,5 +195,5 @@ def test_an_oblique_scan_is_pointed_out(desk: Desk, tmp_path: Path) -> None:
         image = nib.load(path)
         write_nifti(path, np.asarray(image.dataobj), tilt @ image.affine)
     desk.open(folder)
+    desk.wait(lambda: "oblique (11.5 degrees)" in desk.widget.run.message.text())
     assert desk.widget.run.message.kind == "warning"
-    assert "obliquely (11°)" in desk.widget.run.message.text()

@@ -8,7 +8,7 @@ from qtpy.QtCore import QObject, Signal
 
 from napari_diffseg._layers import draw_outline, find_cases, find_layers, get_tag
 from napari_diffseg._widgets.case_switch import CaseSwitch
-from napari_diffseg._widgets.open_case import ask_files, ask_folder
+from napari_diffseg._widgets.open_case import ask_files, ask_folder, ask_result
 from napari_diffseg._widgets.opener import Opener
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from qtpy.QtWidgets import QWidget
 
     from napari_diffseg._widgets.case_section import CaseSection
-    from napari_diffseg.core.brats import Case
+    from napari_diffseg.core.brats import Case, CaseFiles
 
 
 class CaseDesk(QObject):
@@ -26,6 +26,7 @@ class CaseDesk(QObject):
     closed = Signal(object)  # Case: the last of its images was removed
     reading = Signal(str)
     opened = Signal()
+    listed = Signal(object)  # SeveralCases
     failed = Signal(str)
 
     def __init__(self, viewer: ViewerModel, section: CaseSection, parent: QWidget) -> None:
@@ -39,9 +40,11 @@ class CaseDesk(QObject):
         section.case_chosen.connect(self.choose)
         section.folder_wanted.connect(self._open_folder)
         section.files_wanted.connect(self._open_files)
+        section.result_wanted.connect(self._open_result)
         section.sample_wanted.connect(self._opener.open_sample)
         self._opener.began.connect(self.reading)
         self._opener.opened.connect(self._take_opened)
+        self._opener.listed.connect(self.listed)
         self._opener.failed.connect(self.failed)
 
     @property
@@ -67,6 +70,20 @@ class CaseDesk(QObject):
         """Work on this case: its layers are shown, those of the others hidden."""
         self._switch.look_at(case)
         self._set_current(case)
+
+    @property
+    def is_opening(self) -> bool:
+        """Whether a case is being read."""
+        return self._opener.is_busy
+
+    def open_files(self, files: CaseFiles) -> None:
+        """Open a case of a list, or show it if it is open."""
+        self._opener.open_paths(files)
+
+    def close_case(self, case: Case) -> None:
+        """Remove the images of a case from the viewer."""
+        for layer in find_layers(self._viewer.layers, case=case):
+            self._viewer.layers.remove(layer)
 
     def _take_opened(self, case: Case) -> None:
         self.choose(case)
@@ -106,6 +123,11 @@ class CaseDesk(QObject):
         folder = ask_folder(cast("QWidget", self.parent()))
         if folder:
             self._opener.open_paths(folder)
+
+    def _open_result(self) -> None:
+        path = ask_result(cast("QWidget", self.parent()))
+        if path:
+            self._opener.open_result(path)
 
     def _open_files(self) -> None:
         files = ask_files(cast("QWidget", self.parent()))

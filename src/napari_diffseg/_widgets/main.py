@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,7 +11,10 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 
 from napari_diffseg._layers import describe_slices, find_slice
 from napari_diffseg._settings import read_settings
+from napari_diffseg._widgets.advice import Advice
 from napari_diffseg._widgets.case_desk import CaseDesk
+from napari_diffseg._widgets.case_folder import CaseFolder
+from napari_diffseg._widgets.case_list import CaseList
 from napari_diffseg._widgets.case_section import CaseSection
 from napari_diffseg._widgets.engine import Engine, ModelReady, NothingToDo
 from napari_diffseg._widgets.ensemble_section import EnsembleSection
@@ -21,7 +25,9 @@ from napari_diffseg._widgets.lifetime import Lifetime
 from napari_diffseg._widgets.model_section import ModelSection
 from napari_diffseg._widgets.panels import make_panels
 from napari_diffseg._widgets.parameters_section import ParametersSection
+from napari_diffseg._widgets.queue_run import QueueOptions
 from napari_diffseg._widgets.readout_section import ReadoutSection
+from napari_diffseg._widgets.reopener import Reopener
 from napari_diffseg._widgets.result_layers import ResultLayers
 from napari_diffseg._widgets.review import Review
 from napari_diffseg._widgets.run import Recipe, Run
@@ -33,13 +39,15 @@ from napari_diffseg.core.errors import DiffsegError
 from napari_diffseg.core.events import Cancelled, Failed, Finished, SampleDone
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import napari
 
     from napari_diffseg._widgets.engine import RunEvent
     from napari_diffseg.core.brats import Case
     from napari_diffseg.core.progress import Progress
 
-HINT = "Open a case to begin, or the sample (arrow)."
+HINT = "Open a case or a folder of cases; the arrow has a sample."
 
 
 class DiffsegWidget(QWidget):
@@ -60,6 +68,7 @@ class DiffsegWidget(QWidget):
         self._n_drawn = self._n_planned = 0
         self._stops_early = False
         self.cases = CaseSection()
+        self.case_list = CaseList()
         self.model = ModelSection()
         self.parameters = ParametersSection()
         self.run = RunSection()
@@ -76,6 +85,9 @@ class DiffsegWidget(QWidget):
         self._exporter = Exporter(self.stage, self.export)
         self._desk = CaseDesk(napari_viewer, self.cases, self)
         self._runner = Runner(engine or Engine(), self)
+        self._folder = CaseFolder(self.case_list, self._desk, self._runner, self._queue_options)
+        self._advice = Advice(self.run.message, self)
+        self._reopener = Reopener(napari_viewer, self._runner, self)
         self._lifetime = Lifetime(self)
         self._connect()
         self._follow_viewer()
@@ -86,6 +98,7 @@ class DiffsegWidget(QWidget):
         self.setStyleSheet(STYLE)
         column = Column(
             self.cases,
+            self.case_list,
             self.model,
             self.parameters,
             self.run,
@@ -129,9 +142,13 @@ class DiffsegWidget(QWidget):
         self._runner.warned.connect(self._warn)
         self._runner.ended.connect(self._end)
         self._exporter.failed.connect(self._fail)
+        self._reopener.adopted.connect(self._show_reopened)
+        self._reopener.told.connect(partial(self.run.message.show_message, "info"))
         self._lifetime.ended.connect(self._shut_down)
         self._lifetime.began.connect(self._follow_viewer)
         self.shortcuts.register("Ctrl+Return", "Segment, or cancel", self.run.button.click)
+        self.shortcuts.register("Ctrl+Down", "Next case", lambda: self.case_list.go(1))
+        self.shortcuts.register("Ctrl+Up", "Previous case", lambda: self.case_list.go(-1))
         self.shortcuts.register("V", "Show or hide the map", self.ensemble.toggle_overlay)
         self.shortcuts.register("M", "Show or hide the mask", self._toggle_mask)
 
@@ -141,6 +158,7 @@ class DiffsegWidget(QWidget):
         self._is_following = True
         self._viewer.dims.events.point.connect(self._show_slice)
         self._desk.follow_viewer()
+        self._reopener.follow_viewer()
         self._review.show_run(self._runner.find_run(self._desk.current))
         self._show_idle()
 
@@ -150,8 +168,11 @@ class DiffsegWidget(QWidget):
             return
         self._is_following = False
         self._runner.release()
+        self._folder.release()
+        self._advice.release()
         self._review.release()
         self._desk.leave_viewer()
+        self._reopener.leave_viewer()
         self._viewer.dims.events.point.disconnect(self._show_slice)
 
     # -- cases and choices
@@ -164,13 +185,7 @@ class DiffsegWidget(QWidget):
         self._review.show_run(run, is_running=is_running)
         self._show_slice()
         self._show_idle()
-        if case is not None and case.geometry.is_oblique:
-            degrees = case.geometry.oblique_degrees
-            self.run.message.show_message(
-                "warning",
-                f"{case.name} was scanned obliquely ({degrees:.0f}°). It is shown upright on its "
-                "own grid; results are saved with the scan's own position.",
-            )
+        self._advice.look_at(case)
 
     def _close_case(self, case: Case) -> None:
         if self._runner.running_case is case:
@@ -178,6 +193,22 @@ class DiffsegWidget(QWidget):
             self.run.set_progress(0)
             self._show_idle()
         self._runner.forget_case(case)
+
+    def _show_reopened(self, run: Run) -> None:
+        """Show a result from a file as if it had just been drawn."""
+        self._desk.choose(run.case)
+        self.ensemble.show_view(run.view)
+        self._layers.show(run, self.ensemble.chosen_overlay())
+        asked = np.flatnonzero(run.asked)
+        ends = sorted(run.case.geometry.to_source_slice(int(z)) for z in asked[[0, -1]])
+        self.parameters.show_slices(ends[0], ends[1], whole_volume=bool(run.asked.all()))
+        self.parameters.show_recipe(run.recipe, run.n_started)
+        if not self._runner.is_running:
+            self._review.show_run(run)
+            self._review.end()
+        self._show_idle()
+        name = "a model" if run.record is None else run.record.model.name
+        self.run.status.setText(f"Opened: {run.n_started} samples, drawn by {name}.")
 
     def _change_model(self) -> None:
         model = self._runner.find_model(self.model.path)
@@ -219,6 +250,18 @@ class DiffsegWidget(QWidget):
             return min(ends), max(ends) + 1
         return None
 
+    def _queue_options(self, results: Path) -> QueueOptions:
+        """What the dock says now is what the queue does."""
+        settings = read_settings()
+        return QueueOptions(
+            recipe=self._recipe(),
+            n_samples=self.parameters.choices().n_samples,
+            threshold=self.ensemble.view().threshold,
+            folder=results,
+            memory_budget_mb=settings.memory_budget_mb,
+            threads=settings.threads,
+        )
+
     def _toggle_mask(self) -> None:
         if self._review.run is not None:
             self._layers.toggle(self._review.run, "mask")
@@ -229,6 +272,7 @@ class DiffsegWidget(QWidget):
         """Say what the button would do now."""
         if self._runner.is_running:
             return
+        self._folder.queue.resume()
         case = self._desk.current
         if case is None:
             self.run.set_state("no case")
@@ -247,6 +291,7 @@ class DiffsegWidget(QWidget):
         case = self._desk.current
         if case is None or self._runner.is_running:
             return
+        self._folder.queue.pause()
         self.run.message.clear()
         self.run.set_progress(0)
         self.run.set_state("running")
@@ -318,6 +363,7 @@ class DiffsegWidget(QWidget):
                 else "Cancelled before the first sample."
             )
         elif isinstance(event, Finished):
+            self._advice.judge_run(run)
             done = np.flatnonzero(run.is_sampled)
             where = describe_slices(done, run.case.geometry)
             took = format_duration(event.elapsed_s)

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, Signal
 
-from napari_diffseg._layers import activate_image, find_cases
+from napari_diffseg._layers import TAG, activate_image, find_cases
 from napari_diffseg._worker import Task
-from napari_diffseg.core.errors import DiffsegError
+from napari_diffseg.core.errors import CaseError, DiffsegError
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
 
     from napari_diffseg._layers import LayerData
-    from napari_diffseg.core.brats import CaseFiles
+    from napari_diffseg.core.brats import Case, CaseFiles
+
+
+@dataclass(frozen=True)
+class SeveralCases:
+    """A folder and the cases in it."""
+
+    folder: Path
+    cases: tuple[CaseFiles, ...]
 
 
 class Opener(QObject):
@@ -23,6 +33,7 @@ class Opener(QObject):
 
     began = Signal(str)
     opened = Signal(object)  # Case; also one that was open before
+    listed = Signal(object)  # SeveralCases: of a folder that was opened
     failed = Signal(str)
 
     def __init__(self, viewer: ViewerModel, parent: QObject) -> None:
@@ -35,10 +46,15 @@ class Opener(QObject):
         """Whether a case is being read."""
         return self._task is not None
 
-    def open_paths(self, paths: str | Sequence[str]) -> None:
-        """Open the case of a folder or of files, unless it is open."""
+    def open_paths(self, paths: str | Sequence[str] | CaseFiles) -> None:
+        """Open the case of a folder or of files, unless it is open; or list those of a folder."""
         known = [case.files for case in find_cases(self._viewer.layers)]
         self._start(Task(_load_unless_known, paths, known), "Reading the case …")
+
+    def open_result(self, path: str) -> None:
+        """Open a saved result, with its case unless that is open."""
+        known = find_cases(self._viewer.layers)
+        self._start(Task(_load_result, path, known), "Reading the result …")
 
     def open_sample(self) -> None:
         """Open the sample case."""
@@ -59,14 +75,17 @@ class Opener(QObject):
         self.began.emit(text)
         task.start()
 
-    def _add(self, result: list[LayerData] | CaseFiles) -> None:
+    def _add(self, result: list[LayerData] | CaseFiles | SeveralCases) -> None:
         from napari.layers import Layer
 
         self._task = None
+        if isinstance(result, SeveralCases):
+            self.listed.emit(result)
+            return
         if isinstance(result, list):
             for data, parameters, kind in result:
                 self._viewer.add_layer(Layer.create(data, parameters, kind))
-            case = find_cases(self._viewer.layers)[-1]
+            case = result[0][1]["metadata"][TAG]["source"]
             activate_image(self._viewer.layers, case)
             self.opened.emit(case)
             return
@@ -82,12 +101,26 @@ class Opener(QObject):
         self.failed.emit(text)
 
 
-def _load_unless_known(paths: str | Sequence[str], known: list[CaseFiles]) -> Any:
+def _load_unless_known(paths: str | Sequence[str] | CaseFiles, known: list[CaseFiles]) -> Any:
     from napari_diffseg._reader import load_layers
-    from napari_diffseg.core.brats import discover_case
+    from napari_diffseg.core.brats import CaseFiles, discover_case, discover_cases
 
-    files = discover_case(paths)
+    if isinstance(paths, CaseFiles):
+        return paths if paths in known else load_layers(paths)
+    try:
+        files = discover_case(paths)
+    except CaseError:
+        cases = discover_cases(paths) if isinstance(paths, str) and Path(paths).is_dir() else []
+        if len(cases) < 2:
+            raise
+        return SeveralCases(Path(str(paths)), tuple(cases))
     return files if files in known else load_layers(files)
+
+
+def _load_result(path: str, known: list[Case]) -> Any:
+    from napari_diffseg._reader import load_result_layers
+
+    return load_result_layers(path, known)
 
 
 def _load_sample() -> Any:

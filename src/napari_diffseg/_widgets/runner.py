@@ -22,6 +22,7 @@ from napari_diffseg._widgets.engine import (
 from napari_diffseg._widgets.run import Recipe, Run
 from napari_diffseg._worker import Job
 from napari_diffseg.core.describe import describe_run, describe_stopping
+from napari_diffseg.core.errors import CheckpointError
 from napari_diffseg.core.events import (
     Cancelled,
     Converged,
@@ -68,6 +69,11 @@ class Runner(QObject):
         self._models: dict[tuple[Path | None, int], ModelReady] = {}
 
     @property
+    def engine(self) -> Engine:
+        """What runs call; the queue uses the same model."""
+        return self._engine
+
+    @property
     def is_running(self) -> bool:
         """Whether a run is going on."""
         return self._job is not None
@@ -93,7 +99,11 @@ class Runner(QObject):
     def continues(self, case: Case, recipe: Recipe) -> Run | None:
         """Return the run of a case that samples of this recipe would be added to."""
         run = self.find_run(case)
-        return run if run is not None and run.recipe == self._resolve(recipe) else None
+        return run if run is not None and _fits(run, self._resolve(recipe)) else None
+
+    def adopt(self, run: Run) -> None:
+        """Take in a run that was saved; it is the latest one of its case."""
+        self._runs = [*(kept for kept in self._runs if kept.case is not run.case), run]
 
     def start(
         self,
@@ -117,16 +127,20 @@ class Runner(QObject):
             return
         run = self.continues(case, recipe) or Run(case, self._resolve(recipe), n_samples)
         run.make_room(n_samples)
+        if run.is_reopened:  # its file does not say where the model is
+            run.recipe = replace(run.recipe, model_path=recipe.model_path, device=recipe.device)
         settings = read_settings()
         self._run = run
         self._request = Request(
             case=case,
             model_path=recipe.model_path,
             n_samples=n_samples,
-            n_steps=recipe.n_steps,
-            sampler=recipe.sampler,
+            n_steps=run.recipe.n_steps,
+            sampler=run.recipe.sampler,
             seed=recipe.seed,
             device=recipe.device,
+            mirror=run.record.mirror if run.record is not None else None,
+            eta=(run.record.eta or 0.0) if run.record is not None else 0.0,
             z_range=z_range,
             priority_z=visible_z,
             sampled=run.ensemble.sampled.copy(),
@@ -174,6 +188,10 @@ class Runner(QObject):
             self.preparing.emit(event.message)
         elif isinstance(event, ModelReady):
             self._models[get_version(run.recipe.model_path)] = event
+            if run.is_reopened and event.sha256 != run.recipe.model_sha256:
+                self._refuse(run, event)
+                return
+            run.is_reopened = False
             run.recipe = self._resolve(run.recipe)
             self.model_ready.emit(event)
         elif isinstance(event, Started):
@@ -185,6 +203,19 @@ class Runner(QObject):
             self.warned.emit(event.message)
         elif isinstance(event, ENDS):
             self._end(run, event)
+
+    def _refuse(self, run: Run, model: ModelReady) -> None:
+        """Add nothing to members that another model has drawn."""
+        assert self._job is not None
+        self._job.release()
+        self._job.reported.disconnect(self._take)
+        self.model_ready.emit(model)
+        name = "another model" if run.record is None else run.record.model.file
+        error = CheckpointError(
+            f"These samples were drawn by another model ({name}). Choose its file under Model to "
+            "add to them; to start anew with this model, press Segment again."
+        )
+        self._end(run, Failed(error, str(error)))
 
     def _plan(self, run: Run, event: Started) -> None:
         assert self._request is not None
@@ -251,3 +282,20 @@ class Runner(QObject):
             device=model.auto_device if recipe.device == "auto" else recipe.device,
             model_sha256=model.sha256,
         )
+
+
+def _fits(run: Run, recipe: Recipe) -> bool:
+    """Tell whether samples of a recipe belong to a run.
+
+    Of a model that is not loaded yet it is not known whether it is that of a result from a file:
+    that is looked at when it is (`Runner._refuse`). Such a result goes on on any device.
+    """
+    theirs = run.recipe
+    if not run.is_reopened:
+        return theirs == recipe
+    return (
+        recipe.n_steps or theirs.n_steps,
+        recipe.sampler or theirs.sampler,
+        recipe.seed,
+        recipe.model_sha256 or theirs.model_sha256,
+    ) == (theirs.n_steps, theirs.sampler, theirs.seed, theirs.model_sha256)

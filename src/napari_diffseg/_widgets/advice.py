@@ -1,0 +1,106 @@
+"""Guidance that takes a moment to find: what is odd about a scan, how sure a result is."""
+
+from __future__ import annotations
+
+import weakref
+from functools import partial
+from typing import TYPE_CHECKING
+
+from qtpy.QtCore import QObject
+
+from napari_diffseg._worker import Task
+from napari_diffseg.core.scan_notes import find_scan_notes
+from napari_diffseg.core.verdict import Verdict, judge
+from napari_diffseg.core.work_list import measure_agreement, rank_slices
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from napari_diffseg._widgets.message_bar import MessageBar
+    from napari_diffseg._widgets.run import Run
+    from napari_diffseg.core.brats import Case
+    from napari_diffseg.core.geometry import Geometry
+
+
+class Advice(QObject):
+    """Shows one banner for each case, once, and a warning after a run whose samples disagree."""
+
+    def __init__(self, message: MessageBar, parent: QObject) -> None:
+        super().__init__(parent)
+        self._message = message
+        self._seen: weakref.WeakSet[Case] = weakref.WeakSet()
+        self._case: Case | None = None
+        self._shown = ""
+        self._tasks: list[Task] = []
+
+    def look_at(self, case: Case | None) -> None:
+        """Tell what is odd about a case that is looked at for the first time."""
+        self._forget_banner()
+        self._case = case
+        if case is None or case in self._seen:
+            return
+        self._seen.add(case)
+        task = Task(find_scan_notes, case)
+        task.done.connect(partial(self._show_notes, case))
+        self._start(task)
+
+    def judge_run(self, run: Run) -> None:
+        """Warn if the samples of a run that has ended disagree."""
+        k = min(run.view.k, run.n_started)
+        sampled = run.ensemble.sampled[:k].copy()
+        members = run.ensemble.members_uint8(k)  # no copy: nothing is written there any more
+        case = run.case
+        task = Task(
+            _judge, members, sampled, case.geometry, run.volume_ml(), run.member_volumes_ml()
+        )
+        task.done.connect(partial(self._show_verdict, case))
+        self._start(task)
+
+    def release(self) -> None:
+        """Hear nothing any more of what is being looked at."""
+        for task in self._tasks:
+            task.release()
+        self._tasks.clear()
+        self._case = None
+
+    def _start(self, task: Task) -> None:
+        self._tasks.append(task)
+        for signal in (task.done, task.failed):
+            signal.connect(partial(self._drop, task))
+        task.start()
+
+    def _drop(self, task: Task, _: object) -> None:
+        if task in self._tasks:
+            self._tasks.remove(task)
+
+    def _show_notes(self, case: Case, notes: tuple[str, ...]) -> None:
+        if notes and case is self._case and not self._message.text():
+            self._show(f"{case.name}: {' '.join(notes)}")
+
+    def _show_verdict(self, case: Case, verdict: Verdict) -> None:
+        if verdict.is_warning and case is self._case and not self._message.text():
+            self._show(verdict.text)
+
+    def _show(self, text: str) -> None:
+        self._shown = text
+        self._message.show_message("warning", text)
+
+    def _forget_banner(self) -> None:
+        if self._shown and self._message.text() == self._shown:
+            self._message.clear()
+        self._shown = ""
+
+
+def _judge(
+    members: NDArray[np.uint8],
+    sampled: NDArray[np.bool_],
+    geometry: Geometry,
+    mask_ml: float,
+    members_ml: NDArray[np.float64],
+) -> Verdict:
+    agreement = measure_agreement(members, sampled)
+    slices = [entry.slice for entry in rank_slices(members, sampled, geometry).slices]
+    return judge(
+        agreement.mean_pairwise_dice, slices, mask_ml=mask_ml, members_ml=members_ml.tolist()
+    )

@@ -1,0 +1,178 @@
+"""One case of the queue, from its files to saved results. No Qt; runs in another thread."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_diffseg.core.events import (
+    Cancelled,
+    CancelToken,
+    Downgraded,
+    Failed,
+    Finished,
+    SampleDone,
+    Started,
+    StepDone,
+)
+from napari_diffseg.core.params import SegmentParams
+from napari_diffseg.core.progress import Progress
+
+if TYPE_CHECKING:
+    from napari_diffseg._widgets.engine import Engine
+    from napari_diffseg._widgets.run import Recipe
+    from napari_diffseg.core.brats import Case, CaseFiles
+    from napari_diffseg.core.checkpoint import LoadedModel
+    from napari_diffseg.core.ensemble import Ensemble
+
+
+@dataclass(frozen=True)
+class QueueOptions:
+    """What is the same for all cases of a queue; whole volumes are segmented."""
+
+    recipe: Recipe
+    n_samples: int
+    threshold: float
+    folder: Path
+    """Where the results go."""
+    memory_budget_mb: int = 1500
+    threads: int = 0
+    may_go: threading.Event = field(default_factory=threading.Event)
+    """While it is not set the run waits before its next step."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """How much of a case is done, 0 to 1."""
+
+    fraction: float
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The results of the first members are on disk."""
+
+    n_members: int
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a folder holds of a case's results."""
+
+    n_members: int = 0
+    is_edited: bool = False
+
+
+QueueEvent = Share | Saved | Finished | Cancelled | Failed
+
+
+def find_result(folder: Path, name: str) -> Found:
+    """Return what is saved of a case; nothing if its record is missing or cannot be read."""
+    from napari_diffseg.core.export import RECORD, output_paths
+
+    try:
+        record = json.loads(output_paths(folder, name)[RECORD].read_text(encoding="utf-8"))
+        return Found(int(record["maps"]["n_members"]), record.get("edited") is not None)
+    except (OSError, ValueError, KeyError, TypeError):
+        return Found()
+
+
+def iter_case(
+    files: CaseFiles, options: QueueOptions, engine: Engine, cancel: CancelToken
+) -> Iterator[QueueEvent]:
+    """Load a case, draw its members one after the other, and save after each of them.
+
+    What is on disk is replaced by a result with more members only, until all are drawn: a case
+    that is begun again after a crash does not lose what was there.
+    """
+    from napari_diffseg.core.brats import load_case
+    from napari_diffseg.core.ensemble import Ensemble
+    from napari_diffseg.core.export import check_outputs, make_output_folder, output_paths
+    from napari_diffseg.core.preprocessing import prepare_case
+
+    make_output_folder(options.folder)
+    check_outputs(output_paths(options.folder, files.name, samples=True).values(), files)
+    model = engine.load(options.recipe.model_path)
+    if options.threads:
+        import torch
+
+        torch.set_num_threads(options.threads)
+    case = load_case(files)
+    prepared = prepare_case(case, model.preprocessing)
+    ensemble = Ensemble(options.n_samples, case.geometry.shape)
+    params = _make_params(options, model)
+    saved = find_result(options.folder, files.name).n_members
+    messages: list[str] = []
+    elapsed_s = 0.0
+    for member in range(options.n_samples):
+        part = replace(params, n_samples=1, first_member=member)
+        started: Started | None = None
+        progress = Progress()
+        for event in engine.segment(case, model, part, cancel, prepared):
+            _wait(options, cancel)
+            progress.update(event)
+            if isinstance(event, Started):
+                started = event
+            elif isinstance(event, SampleDone):
+                ensemble.add(event.member, event.z, event.probability)
+            elif isinstance(event, StepDone):
+                yield Share((member + progress.fraction) / options.n_samples)
+            elif isinstance(event, Downgraded):
+                messages.append(event.message)
+            elif isinstance(event, Finished):
+                elapsed_s += event.elapsed_s
+            elif isinstance(event, Cancelled | Failed):
+                yield event
+                return
+        assert started is not None
+        n_members = member + 1
+        if n_members > saved or n_members == options.n_samples:
+            run = params, started, elapsed_s, tuple(messages)
+            _save(case, ensemble, n_members, options, model, run)
+            yield Saved(n_members)
+    yield Finished(elapsed_s)
+
+
+def _wait(options: QueueOptions, cancel: CancelToken) -> None:
+    """Let a run that the user has started go first."""
+    while not options.may_go.wait(0.2):
+        if cancel.is_set():
+            return
+
+
+def _make_params(options: QueueOptions, model: LoadedModel) -> SegmentParams:
+    recipe, card = options.recipe, model.card
+    return SegmentParams(
+        n_samples=options.n_samples,
+        n_steps=recipe.n_steps or card.recommended_steps,
+        sampler=recipe.sampler or card.recommended_sampler,
+        seed=recipe.seed,
+        device=recipe.device,
+        memory_budget_mb=options.memory_budget_mb,
+    )
+
+
+def _save(
+    case: Case,
+    ensemble: Ensemble,
+    n_members: int,
+    options: QueueOptions,
+    model: LoadedModel,
+    run: tuple[SegmentParams, Started, float, tuple[str, ...]],
+) -> None:
+    from napari_diffseg.core.describe import describe_model, describe_result, describe_run
+    from napari_diffseg.core.export import save_result
+
+    params, started, elapsed_s, messages = run
+    record = describe_result(
+        case,
+        ensemble,
+        describe_run(describe_model(model), params, started, elapsed_s, messages),
+        threshold=options.threshold,
+        k=n_members,
+    )
+    save_result(options.folder, case, ensemble, record, samples=True)
