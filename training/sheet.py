@@ -148,16 +148,20 @@ def write_report(out: Path) -> str:
             for n in counts
             if any(means[name, k, n] is not None for k in steps)
         ]
-        head = [f"{name}; members", *(f"{k} step{'s' if k > 1 else ''}" for k in steps)]
+        head = [f"{name}; members", *map(_name, steps)]
         parts.append(format_table(head, cells))
     panels = [
-        Panel(name, "members", {f"{k} steps": _curve(means, name, k, counts) for k in steps})
+        Panel(name, "members", {_name(k): _curve(means, name, k, counts) for k in steps})
         for name in ("Dice", "ECE", "error AUROC", "diversity")
     ]
     (out / "sheet.svg").write_text(draw_panels(panels), encoding="utf-8")
     text = "\n\n".join(parts)
     (out / "sheet.md").write_text(text + "\n", encoding="utf-8")
     return text
+
+
+def _name(steps: int) -> str:
+    return f"{steps} step{'s' if steps > 1 else ''}"
 
 
 def _curve(
@@ -196,7 +200,8 @@ def make_sheet(arguments: argparse.Namespace) -> str:
             seed=arguments.seed,
             device=arguments.device,
         )
-        assert isinstance(segmenter, DiffusionSegmenter)
+        if not isinstance(segmenter, DiffusionSegmenter):
+            raise ParameterError(f"{arguments.checkpoint} is no diffusion model: it has no steps.")
         if not rows:
             rows = _begin(out, segmenter, arguments)
         for files in cases:

@@ -8,6 +8,7 @@ from napari_diffseg.core.checkpoint import bundled_checkpoint, load_checkpoint
 from napari_diffseg.core.errors import ParameterError
 from napari_diffseg.core.params import SamplerName, SegmentParams
 from training.baselines.checkpoint import is_baseline, load_baseline
+from training.baselines.nnunet import NnunetSegmenter
 from training.baselines.segmenter import BaselineSegmenter, DiffusionSegmenter, Segmenter
 
 
@@ -25,6 +26,7 @@ def open_segmenter(
 ) -> Segmenter:
     """Return the system of a file: a diffusion model (None: the bundled one) or a baseline.
 
+    A folder is one of nnU-Net's predictions (:mod:`training.baselines.nnunet`).
     What is None is as the file recommends. Steps, sampler, eta and mirror are for diffusion models.
 
     Raises
@@ -32,6 +34,8 @@ def open_segmenter(
     DiffsegError
         The file is missing or damaged, or an option is not for it.
     """
+    if path is not None and path.is_dir():
+        return NnunetSegmenter(path)
     if path is not None and is_baseline(path):
         if (n_steps, sampler, eta, mirror) != (None, None, 0.0, None):
             raise ParameterError(f"{path} is no diffusion model: it has no steps or sampler.")

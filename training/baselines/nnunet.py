@@ -1,0 +1,187 @@
+"""nnU-Net v2 beside the others: cases in its raw format, and its softmax as members.
+
+The package ``nnunetv2`` itself is optional; :mod:`training.nnunet` runs its commands. Every fold
+that predicted is one member. Their mean probability is the ensemble (nnU-Net's own averages logits,
+which differs a little where folds disagree).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_diffseg.core.brats import Case, CaseFiles, load_case
+from napari_diffseg.core.ensemble import Ensemble
+from napari_diffseg.core.errors import CaseError
+from napari_diffseg.core.geometry import Geometry, to_canonical, to_source_grid
+from napari_diffseg.core.levels import encode_probability
+from napari_diffseg.core.preprocessing import PreparedCase, PreprocessingConfig
+
+CHANNELS = ("T1", "T1CE", "T2", "FLAIR")
+DATASET = "Dataset500_WholeTumour"
+EFFORT_NAME = "effort.json"
+"""Optional, in the folder of the predictions: parameters, training_hours, images_seen."""
+
+ZRange = tuple[int, int]
+
+
+def write_dataset(training: Sequence[CaseFiles], test: Sequence[CaseFiles], folder: Path) -> Path:
+    """Write cases as nnU-Net's raw dataset, and return its folder.
+
+    Images are on the grids of the cases' own files, labels are whole tumour (1) or not (0).
+
+    Parameters
+    ----------
+    training, test
+        Cases for nnU-Net's own folds, and those that it only predicts.
+    folder
+        nnU-Net's ``nnUNet_raw``.
+
+    Raises
+    ------
+    DiffsegError
+        A case cannot be read, or one for training has no labels.
+    """
+    dataset = folder / DATASET
+    for files in training:
+        case = load_case(files)
+        if case.wt_truth is None:
+            raise CaseError(f"{case.name} has no expert labels, so it cannot be trained on.")
+        _write_images(case, dataset / "imagesTr")
+        _write(case.wt_truth.astype(np.uint8), case.geometry, dataset / "labelsTr", case.name)
+    for files in test:
+        _write_images(load_case(files), dataset / "imagesTs")
+    description = {
+        "channel_names": {str(i): name for i, name in enumerate(CHANNELS)},
+        "labels": {"background": 0, "whole_tumour": 1},
+        "numTraining": len(training),
+        "file_ending": ".nii.gz",
+    }
+    (dataset / "dataset.json").write_text(json.dumps(description, indent=1) + "\n", "utf-8")
+    return dataset
+
+
+def _write_images(case: Case, folder: Path) -> None:
+    for number, volume in enumerate(case.prior_image):
+        _write(volume, case.geometry, folder, f"{case.name}_{number:04d}")
+
+
+def _write(array: NDArray[Any], geometry: Geometry, folder: Path, name: str) -> None:
+    import nibabel as nib
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.nii.gz"
+    # nibabel chooses the format by the name's end, so the temporary file keeps it.
+    temporary = folder / f".part_{path.name}"
+    nib.save(nib.Nifti1Image(to_source_grid(array, geometry), geometry.source_affine), temporary)
+    os.replace(temporary, path)
+
+
+def read_probability(path: Path, geometry: Geometry) -> NDArray[np.float32]:
+    """Return whole tumour's probability (Z, Y, X) of a ``.npz`` of ``--save_probabilities``.
+
+    Raises
+    ------
+    CaseError
+        The file is missing, damaged, or not of this case.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            softmax = arrays["probabilities"]
+    except (OSError, KeyError, ValueError, EOFError) as error:
+        raise CaseError(
+            f"{path} is not a prediction of nnU-Net ({error!r}). Predict with --save_probabilities."
+        ) from error
+    # (classes, z, y, x) of the file, as SimpleITK has it: the file's own axes in reverse.
+    expected = to_source_grid(np.empty(geometry.shape, bool), geometry).shape[::-1]
+    if softmax.shape != (2, *expected):
+        raise CaseError(f"{path}: {softmax.shape} is not (2, {', '.join(map(str, expected))}).")
+    return np.asarray(to_canonical(softmax[1].T.astype(np.float32), geometry), np.float32)
+
+
+@dataclass(frozen=True)
+class NnunetSegmenter:
+    """Predictions in a folder: ``fold_0/CASE.npz`` ..., or ``CASE.npz`` for a single one."""
+
+    folder: Path
+
+    @property
+    def system(self) -> str:
+        """``nnunet``."""
+        return "nnunet"
+
+    @property
+    def preprocessing(self) -> PreprocessingConfig:
+        """Used for the brain alone: nnU-Net has its own."""
+        return PreprocessingConfig()
+
+    @cached_property
+    def folds(self) -> tuple[Path, ...]:
+        """The folders with predictions.
+
+        Raises
+        ------
+        CaseError
+            There is no prediction.
+        """
+        found = tuple(sorted(p for p in self.folder.glob("fold_*") if any(p.glob("*.npz"))))
+        if not found and any(self.folder.glob("*.npz")):
+            found = (self.folder,)
+        if not found:
+            raise CaseError(
+                f"{self.folder} holds no prediction of nnU-Net: neither fold_0/CASE.npz nor "
+                "CASE.npz. Run `python -m training.nnunet predict`."
+            )
+        return found
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """All predictions by size and time: reading hundreds of megabytes would take too long."""
+        lines = [
+            f"{path.relative_to(self.folder)} {path.stat().st_size} {path.stat().st_mtime_ns}"
+            for fold in self.folds
+            for path in sorted(fold.glob("*.npz"))
+        ]
+        return {"predictions": hashlib.sha256("\n".join(lines).encode()).hexdigest()}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Folds, and the effort if it is on record."""
+        values: dict[str, Any] = {
+            "model": "nnU-Net v2",
+            "model_sha256": "",
+            "samples": len(self.folds),
+            "sampler": "folds",
+            "steps": 1,
+            "seed": "",
+        }
+        path = self.folder / EFFORT_NAME
+        if path.exists():
+            values |= json.loads(path.read_text(encoding="utf-8"))
+        return values
+
+    def segment(
+        self,
+        case: Case,
+        prepared: PreparedCase,
+        z_range: ZRange | None,
+        on_event: Callable[..., None] | None = None,  # noqa: ARG002 - nothing is computed here
+    ) -> Ensemble:
+        """Read the members; as with all systems, there is no tumour outside of the brain."""
+        ensemble = Ensemble(len(self.folds), case.geometry.shape)
+        for member, fold in enumerate(self.folds):
+            probability = read_probability(fold / f"{case.name}.npz", case.geometry)
+            levels = encode_probability(probability)
+            levels[~prepared.brain] = 0
+            for z in range(*(z_range or (0, len(levels)))):
+                ensemble.add(member, z, levels[z])
+        return ensemble
