@@ -23,6 +23,7 @@ class CaseSection(Form):
     case_chosen = Signal(object)
     folder_wanted = Signal()
     files_wanted = Signal()
+    result_wanted = Signal()
     sample_wanted = Signal()
 
     def __init__(self) -> None:
@@ -52,6 +53,8 @@ class CaseSection(Form):
         self.folder_action.triggered.connect(self.folder_wanted)
         self.files_action = menu.addAction("Files of a case…")
         self.files_action.triggered.connect(self.files_wanted)
+        self.result_action = menu.addAction("Saved result…")
+        self.result_action.triggered.connect(self.result_wanted)
         self.sample_action = menu.addAction("Sample case (phantom)")
         self.sample_action.triggered.connect(self.sample_wanted)
         self.open_button.setMenu(menu)

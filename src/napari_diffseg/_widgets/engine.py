@@ -58,6 +58,9 @@ class Request:
     members: NDArray[np.uint8] | None = None
     """(S, Z, Y, X): those that are there; they count for the tolerance. Complete members may be
     read while others are added to the ensemble."""
+    mirror: bool | None = None
+    """As the members that are there already."""
+    eta: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -235,6 +238,8 @@ def _make_params(request: Request, card: ModelCard, part: Part) -> SegmentParams
         z_range=(min(part.z_indices), max(part.z_indices) + 1),
         priority_z=request.priority_z,
         device=request.device,
+        mirror=request.mirror,
+        eta=request.eta,
         memory_budget_mb=request.memory_budget_mb,
     )
 

@@ -100,6 +100,17 @@ class EnsembleSection(Form):
             consensus=self.consensus.currentData(),
         )
 
+    def show_view(self, view: View) -> None:
+        """Choose what a saved result was looked at with, without telling anybody."""
+        for control in (self.threshold, self.kind, self.consensus):
+            control.blockSignals(True)
+        self.threshold.setValue(round(view.threshold * _PERCENT))
+        self.kind.setCurrentIndex(self.kind.findData(view.of))
+        self.consensus.setCurrentIndex(self.consensus.findData(view.consensus))
+        for control in (self.threshold, self.kind, self.consensus):
+            control.blockSignals(False)
+        self._show_numbers()
+
     def set_threshold(self, threshold: float) -> None:
         """Begin with another threshold than 0.5."""
         self.threshold.setValue(round(threshold * _PERCENT))

@@ -25,6 +25,14 @@ def ask_files(parent: QWidget | None = None) -> list[str]:
     return list(names)
 
 
+def ask_result(parent: QWidget | None = None) -> str:
+    """Ask for a saved result; an empty text when the user thinks better of it."""
+    name, _ = QFileDialog.getOpenFileName(
+        parent, "Open a saved result", "", "Results (*_diffseg.json);;All files (*)"
+    )
+    return str(name)
+
+
 def open_case_dialog(viewer: napari.viewer.Viewer) -> None:
     """Ask for a folder and open it as a case; errors are shown by napari."""
     folder = ask_folder()

@@ -23,6 +23,7 @@ from napari_diffseg.core.params import SAMPLERS, SamplerName
 if TYPE_CHECKING:
     from napari_diffseg._settings import Settings
     from napari_diffseg._widgets.engine import ModelReady
+    from napari_diffseg._widgets.run import Recipe
     from napari_diffseg.core.geometry import Geometry
 
 Region = Literal["slice", "range", "volume"]
@@ -84,6 +85,24 @@ class ParametersSection(Form):
             keep_results=self.keep.isChecked(),
             tolerance=self.tolerance.value() / 100 if self.stop.isChecked() else None,
         )
+
+    def show_recipe(self, recipe: Recipe, n_samples: int) -> None:
+        """Choose how a saved result was sampled, so that more samples continue it."""
+        self.n_samples.setValue(n_samples)
+        self.n_steps.setValue(recipe.n_steps or 0)
+        self.seed.setValue(recipe.seed)
+        self.sampler.setCurrentIndex(max(self.sampler.findData(recipe.sampler), 0))
+
+    def show_slices(self, first: int, last: int, *, whole_volume: bool) -> None:
+        """Choose the slices that a saved result was asked for."""
+        if whole_volume:
+            self.whole_volume.setChecked(True)
+        elif first == last:
+            self.this_slice.setChecked(True)
+        else:
+            self.slice_range.setChecked(True)
+            self.first.setValue(first)
+            self.last.setValue(last)
 
     def set_geometry(self, geometry: Geometry) -> None:
         """Offer the slice numbers that a case has."""

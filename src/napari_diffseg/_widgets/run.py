@@ -69,6 +69,8 @@ class Run:
         How the members compare with each other.
     record : RunRecord or None
         How the members were drawn, for exported results; None before the first sample.
+    is_reopened : bool
+        Its members come from a file, and the model has not been compared yet with theirs.
     """
 
     def __init__(self, case: Case, recipe: Recipe, n_members: int) -> None:
@@ -88,6 +90,7 @@ class Run:
         self._n_added = 0
         self._staples: dict[int, tuple[int, Staple]] = {}  # of k members, after so many samples
         self.record: RunRecord | None = None
+        self.is_reopened = False
 
     def ask(self, z_range: tuple[int, int] | None, z_indices: Iterable[int]) -> None:
         """Note which slices a run will cover, and which of them it will sample."""

@@ -11,6 +11,7 @@ from typing import Any
 
 from napari_diffseg.core.consensus import ConsensusKind
 from napari_diffseg.core.levels import MapKind
+from napari_diffseg.core.params import SamplerName
 from napari_diffseg.core.uncertainty import IntervalKind
 from napari_diffseg.core.verdict import Verdict
 
@@ -53,7 +54,7 @@ class RunRecord:
     """How the members were drawn."""
 
     model: ModelRecord
-    sampler: str
+    sampler: SamplerName
     n_steps: int
     eta: float | None
     """Of DDIM; None for the other samplers, which have none."""

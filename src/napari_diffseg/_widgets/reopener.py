@@ -1,0 +1,95 @@
+"""A saved result that was opened becomes a run of the dock, to which samples can be added."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from qtpy.QtCore import QObject, Signal
+
+from napari_diffseg._layers import find_layers, get_tag
+from napari_diffseg._widgets.run import Recipe, Run, View
+
+if TYPE_CHECKING:
+    from napari.components import ViewerModel
+    from napari.layers import Layer
+    from qtpy.QtWidgets import QWidget
+
+    from napari_diffseg._widgets.runner import Runner
+    from napari_diffseg.core.reopen import SavedResult
+
+MEMBERS_MISSING = (
+    "The samples of this result were not saved: its maps are shown as they are, and the sliders "
+    "cannot change them. Segment draws new samples, which replace it."
+)
+
+
+class Reopener(QObject):
+    """Looks for layers of saved results, those that are there and those that come."""
+
+    adopted = Signal(object)  # Run
+    told = Signal(str)
+
+    def __init__(self, viewer: ViewerModel, runner: Runner, parent: QWidget) -> None:
+        super().__init__(parent)
+        self._viewer = viewer
+        self._runner = runner
+
+    def follow_viewer(self) -> None:
+        """Begin to follow the layers."""
+        self._viewer.layers.events.inserted.connect(self._take_layer)
+        for layer in find_layers(self._viewer.layers, role="mask"):
+            self._adopt(layer)
+
+    def leave_viewer(self) -> None:
+        """Follow the layers no more."""
+        self._viewer.layers.events.inserted.disconnect(self._take_layer)
+
+    def _take_layer(self, event: Any) -> None:
+        tag = get_tag(event.value)
+        if tag and tag["role"] == "mask":  # the last one of a result
+            self._adopt(event.value)
+
+    def _adopt(self, layer: Layer) -> None:
+        tag = get_tag(layer)
+        saved = tag.pop("saved", None) if tag else None
+        if tag is None or saved is None:
+            return
+        overlaps = tag.pop("overlaps")
+        if saved.ensemble is None:
+            self.told.emit(MEMBERS_MISSING)
+            return
+        of_result = {
+            each["role"]: other
+            for other in find_layers(self._viewer.layers, case=saved.case)
+            if (each := get_tag(other)) and each.get("run") == tag["run"]
+        }
+        run = make_run(saved)
+        run.id, run.overlaps = tag["run"], overlaps
+        # The layers' own arrays, which from now on the run writes.
+        run.mean, run.variance = of_result["mean"].data, of_result["variance"].data
+        run.mask = of_result["mask"].data
+        self._runner.adopt(run)
+        self.adopted.emit(run)
+
+
+def make_run(saved: SavedResult) -> Run:
+    """Make a run of a saved result with members; its maps are still empty."""
+    assert saved.ensemble is not None
+    record = saved.record
+    recipe = Recipe(
+        model_path=None,
+        n_steps=record.run.n_steps,
+        sampler=record.run.sampler,
+        seed=record.run.seed,
+        device=record.run.device,
+        model_sha256=record.run.model.sha256,
+    )
+    run = Run(saved.case, recipe, saved.ensemble.n_members)
+    run.ensemble = saved.ensemble
+    run.planned[:] = run.is_sampled
+    run.asked[:] = saved.judged
+    run.record = record.run
+    run.is_reopened = True
+    maps = record.maps
+    run.view = View(maps.n_members, maps.threshold, maps.of, maps.consensus)
+    return run

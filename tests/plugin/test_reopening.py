@@ -1,0 +1,118 @@
+"""A saved result is opened again: layers, sliders, members; and sampling goes on with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from napari_diffseg._widgets import case_desk, exporter
+from tests.plugin.conftest import TUMOUR_Z, Desk
+
+
+@pytest.fixture
+def saved(
+    make_desk: Callable[..., Desk], case_folder: Path, tmp_path: Path, monkeypatch: object
+) -> Path:
+    """Give the record of a result with three samples, two of which the maps are made of."""
+    patch = pytest.MonkeyPatch()
+    folder = tmp_path / "results"
+    patch.setattr(exporter, "ask_folder", lambda *_: str(folder))
+    desk = make_desk()
+    desk.open(case_folder)
+    desk.widget.parameters.n_samples.setValue(3)
+    desk.widget.parameters.seed.setValue(5)
+    desk.segment()
+    desk.widget.ensemble.members.setValue(2)
+    desk.widget.ensemble.threshold.setValue(40)
+    desk.click(desk.widget.export.save_button)
+    desk.wait(desk.widget.export.save_button.isEnabled)
+    patch.undo()
+    desk.viewer.layers.clear()
+    return folder / "Case_001_diffseg.json"
+
+
+def reopen(desk: Desk, path: Path) -> None:
+    desk.viewer.open(path, plugin="napari-diffseg")
+
+
+def test_layers_sliders_and_choices_are_back(make_desk: Callable[..., Desk], saved: Path) -> None:
+    desk = make_desk()
+    reopen(desk, saved)
+    desk.widget.cases.chooser.currentText()
+    assert desk.roles.count("image") == 4
+    assert len(desk.layer("samples").data) == 3
+    ensemble, parameters = desk.widget.ensemble, desk.widget.parameters
+    assert (ensemble.members.value(), ensemble.members.maximum()) == (2, 3)
+    assert ensemble.threshold.value() == 40
+    assert (parameters.n_samples.value(), parameters.seed.value()) == (3, 5)
+    mean = desk.layer("samples").data[:2].mean(axis=0) / 255
+    np.testing.assert_allclose(desk.layer("mean").data, mean, atol=1e-6)
+    np.testing.assert_array_equal(desk.layer("mask").data, mean > 0.4)
+    record = json.loads(saved.read_text(encoding="utf-8"))
+    assert f"{record['volume']['mask_ml']:.2f} mL" in desk.widget.readout.volume.text()
+    ensemble.threshold.setValue(80)
+    desk.wait(lambda: np.array_equal(desk.layer("mask").data, mean > np.float32(0.8)))
+
+
+def test_more_samples_continue_the_same_ensemble(
+    make_desk: Callable[..., Desk], saved: Path, case_folder: Path
+) -> None:
+    desk = make_desk()
+    reopen(desk, saved)
+    case = desk.layer("mask").metadata["diffseg"]["source"]
+    desk.go_to(case, TUMOUR_Z)
+    before = desk.layer("samples").data.copy()
+    desk.widget.parameters.n_samples.setValue(5)
+    assert desk.widget.run.button.text() == "Add 2 samples"
+    desk.segment()
+    assert not desk.widget.run.message.text()
+    samples = desk.layer("samples").data
+    np.testing.assert_array_equal(samples[:3], before)
+    assert samples[3:].any(axis=(1, 2, 3)).all()
+
+
+def test_members_of_another_model_are_not_added_to(
+    make_desk: Callable[..., Desk], saved: Path
+) -> None:
+    values = json.loads(saved.read_text(encoding="utf-8"))
+    values["run"]["model"].update(sha256="f" * 64, file="other.safetensors")
+    saved.write_text(json.dumps(values), encoding="utf-8")
+    desk = make_desk()
+    reopen(desk, saved)
+    desk.widget.parameters.n_samples.setValue(5)
+    desk.segment()
+    assert "drawn by another model (other.safetensors)" in desk.widget.run.message.text()
+    assert len(desk.layer("samples").data) in (3, 5)
+    assert not desk.layer("samples").data[3:].any()
+    assert desk.widget.run.button.text() == "Segment"
+
+
+def test_without_samples_the_maps_are_shown_and_it_is_said(
+    make_desk: Callable[..., Desk], saved: Path
+) -> None:
+    (saved.parent / "Case_001_samples.nii.gz").unlink()
+    desk = make_desk()
+    reopen(desk, saved)
+    assert "samples" not in desk.roles
+    assert desk.layer("mask").data.any()
+    assert "were not saved" in desk.widget.run.message.text()
+    assert desk.widget.run.button.text() == "Segment"
+
+
+def test_it_is_opened_from_the_menu_onto_the_case_that_is_open(
+    make_desk: Callable[..., Desk],
+    saved: Path,
+    case_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(case_desk, "ask_result", lambda *_: str(saved))
+    desk = make_desk()
+    desk.open(case_folder)
+    desk.widget.cases.result_action.trigger()
+    desk.wait(lambda: "mask" in desk.roles)
+    assert desk.roles.count("image") == 4
+    assert desk.widget.ensemble.members.maximum() == 3
