@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 import pytest
-from qtpy.QtCore import QPoint, Qt
+from qtpy.QtCore import QObject, QPoint, Qt
 
 from napari_diffseg._layers import find_slice
 from napari_diffseg._widgets.lesions_panel import LesionsPanel
+from napari_diffseg._widgets.newest import Newest
 from napari_diffseg._widgets.panel import Panel
 from napari_diffseg._widgets.profile_panel import ProfilePanel
 from napari_diffseg._widgets.work_list_panel import WorkListPanel
@@ -220,6 +222,27 @@ def test_how_sure_is_told_as_a_number_and_in_words(reviewed: Desk) -> None:
     )
     reviewed.widget.ensemble.members.setValue(1)
     reviewed.wait(lambda: readout.confidence.text() == "–")
+
+
+def test_what_is_out_of_date_when_it_is_ready_is_not_shown(qtbot: Any) -> None:
+    parent = QObject()
+    newest, go_on, results = Newest(parent), threading.Event(), []
+    newest.done.connect(results.append)
+
+    def slow(value: int) -> int:
+        assert go_on.wait(timeout=60)
+        return value
+
+    for value in range(4):
+        newest.ask(slow, value)
+    go_on.set()
+    qtbot.waitUntil(lambda: bool(results), timeout=60_000)
+    assert results == [3]
+    newest.ask(slow, 4)
+    newest.release()
+    newest.ask(slow, 5)
+    qtbot.waitUntil(lambda: len(results) > 1, timeout=60_000)
+    assert results == [3, 5]
 
 
 def test_without_a_run_the_panels_say_what_to_do(desk: Desk, case_folder: Path) -> None:

@@ -15,10 +15,13 @@ Call = tuple[Callable[..., object], tuple[object, ...]]
 
 
 class Newest(QObject):
-    """One task at a time; what is asked for meanwhile waits, and only the last of it is done."""
+    """One task at a time; what is asked for meanwhile waits, and only the last of it is done.
+
+    A result that is out of date when it comes is dropped: it may be of another case.
+    """
 
     done = Signal(object)
-    """The result of what was asked for last, or of something newer than what was shown so far."""
+    """The result of what was asked for last."""
 
     def __init__(self, parent: QObject) -> None:
         super().__init__(parent)
@@ -50,8 +53,10 @@ class Newest(QObject):
 
     def _end(self, result: object) -> None:
         self._task = None
-        self._start()
-        self.done.emit(result)
+        if self._next is None:
+            self.done.emit(result)
+        else:
+            self._start()
 
     def _fail(self, error: Exception) -> None:
         _logger.error("a part of the review could not be computed", exc_info=error)
