@@ -37,7 +37,7 @@ COLUMNS = {
     "p": "Mean probability of its voxels.",
     "1 − Dice": "How much the samples disagree within it: 0 all have it, 1 no two share a voxel.",
     "slice": "Where it is largest, by the file's own numbers.",
-    "R, A, S": "Its centroid in mm, in the scanner's coordinates: to the right, to the front, up.",
+    "R, A, S (mm)": "Its centroid, in the scanner's coordinates: to the right, to the front, up.",
 }
 TOOLTIP = (
     "The connected parts of the mask, the largest first. A click or the arrow keys lead to the "

@@ -144,7 +144,7 @@ def compute_contour_disagreement_mm(
     1 - mean pairwise Dice, times the radius of a disc that has the members' mean area.
 
     The plain 1 - Dice misleads as a guide: outlines that are 1 mm apart give 0.04 on a disc of
-    50 mm and 0.5 on one of 4 mm, so that the tips of a tumour and every speck would always come
+    50 mm and 0.4 on one of 4 mm, so that the tips of a tumour and every speck would always come
     first. The disagreeing area itself misleads the other way: the largest slice has the longest
     outline. For two discs with the radii r and r + d, d small, 1 - Dice is d / r; times r it is d,
     whatever the size. So the score is the distance between the outlines of two members, as it
