@@ -29,12 +29,24 @@ if TYPE_CHECKING:
 TAG = "diffseg"
 
 Role = Literal[
-    "image", "truth", "samples", "mean", "variance", "mask", "member", "agreement", "errors"
+    "image",
+    "truth",
+    "samples",
+    "mean",
+    "variance",
+    "mask",
+    "member",
+    "agreement",
+    "errors",
+    "edited",
 ]
 LayerData = tuple[Any, dict[str, Any], str]
 
 MASK_COLOUR = DEFAULTS.mask_colour
 TRUTH_COLOUR = DEFAULTS.truth_colour
+
+EDITED_COLOUR = "#cc79a7"
+"""Reddish purple of Okabe and Ito's: neither the model's mask nor the truth."""
 
 MODALITY_NAMES = {"t1": "T1", "t1ce": "T1ce", "t2": "T2", "flair": "FLAIR"}
 RESULT_NAMES = {
@@ -44,9 +56,9 @@ RESULT_NAMES = {
     "mask": "Mask",
     "agreement": "Agreement",
 }
-MEMBER_COLOUR = "#cc79a7"
-AGREEMENT_COLOURS = ("#0072b2", "#009e73", "#f0e442")
-"""Of at least one member, half of them, all: from dark to light. Like reddish purple for a single
+MEMBER_COLOUR = "#009e73"
+AGREEMENT_COLOURS = ("#0072b2", "#cc79a7", "#f0e442")
+"""Of at least one member, half of them, all: from dark to light. Like bluish green for a single
 member, they are of Okabe and Ito's colours, and neither mask nor truth has them."""
 _TRANSPARENT_BELOW = 0.1  # share of the colour map over which it fades in
 
@@ -206,6 +218,23 @@ def make_drawing_layer(
         **make_grid(case.geometry),
     }
     return data, parameters, "labels"
+
+
+def make_edited_layer(case: Case, run: str, mask: NDArray[np.uint8]) -> LayerData:
+    """Return a layer to paint on; the (Z, Y, X) mask is copied. Every label counts as tumour."""
+    from napari.utils.colormaps import DirectLabelColormap
+
+    # Not "run": that would let the next run take the layer over.
+    tag = _make_tag("edited", case, edited_run=run)
+    colours = {None: EDITED_COLOUR, 0: "transparent", 1: EDITED_COLOUR}
+    parameters = {
+        "name": f"Edited mask · {case.name}",
+        "colormap": DirectLabelColormap(color_dict=colours),
+        "opacity": 0.4,
+        "metadata": tag,
+        **make_grid(case.geometry),
+    }
+    return mask.astype(np.uint8), parameters, "labels"
 
 
 def make_fading_colormap(name: str) -> Colormap:

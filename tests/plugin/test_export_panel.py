@@ -109,3 +109,30 @@ def test_the_report_is_written_where_the_user_says(
     text = (tmp_path / "out" / "page.html").read_text(encoding="utf-8")
     assert "<h1>Case_001</h1>" in text
     assert "page.html" in desk.widget.export.status.full_text()
+
+
+def test_an_edited_mask_is_saved_beside_the_models_and_said_to_be_edited(
+    desk: Desk, case_folder: Path, folder: Path
+) -> None:
+    case = desk.open(case_folder)
+    desk.segment()
+    desk.click(desk.widget.export.edit_button)
+    layer = desk.layer("edited")
+    assert desk.viewer.layers.selection.active is layer
+    assert layer.mode == "paint"
+    mask = desk.layer("mask").data.copy()
+    layer.data[2, :3, :5] = 1
+    desk.widget.parameters.n_samples.setValue(6)
+    desk.segment()  # later samples leave it alone
+    desk.click(desk.widget.export.edit_button)  # and it is not copied again
+    edited = mask > 0
+    edited[2, :3, :5] = True
+    np.testing.assert_array_equal(desk.layer("edited").data, edited)
+    save(desk)
+    image = nib.load(folder / "Case_001_edited.nii.gz")
+    expected = to_source_grid(edited, case.geometry)
+    np.testing.assert_array_equal(np.asanyarray(image.dataobj), expected)
+    record = json.loads((folder / "Case_001_diffseg.json").read_text(encoding="utf-8"))
+    assert record["edited"]["n_added"] >= 15
+    assert record["edited"]["run"] == layer.metadata["diffseg"]["edited_run"]
+    assert record["files"]["edited"] == "Case_001_edited.nii.gz"

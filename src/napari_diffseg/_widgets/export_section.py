@@ -95,6 +95,11 @@ class ExportSection(QWidget):
         self.status.setText(text)
         self._enable()
 
+    def set_note(self, text: str) -> None:
+        """Say something, unless it is said what is being written."""
+        if not self._is_busy:
+            self.status.setText(text)
+
     def _enable(self) -> None:
         for button in (self.save_button, self.report_button):
             button.setEnabled(self._can_export and not self._is_busy)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,6 +33,8 @@ class Snapshot:
         Slices that volume and scores are about.
     z_range
         From the first to one past the last slice that was asked for.
+    edited : (Z, Y, X) bool or None
+        A mask that the user has painted on, and the run that it began with.
     """
 
     case: Case
@@ -42,10 +44,14 @@ class Snapshot:
     sampled: NDArray[np.bool_]
     judged: NDArray[np.bool_]
     z_range: tuple[int, int]
+    edited: NDArray[np.bool_] | None = None
+    edited_run: str = ""
 
     def restore(self) -> tuple[Ensemble, ResultRecord]:
         """Make an ensemble and the record of the result, as they were; takes a second or two."""
+        from napari_diffseg.core.consensus import decide, make_mask
         from napari_diffseg.core.describe import describe_result
+        from napari_diffseg.core.findings import describe_edit
 
         ensemble = Ensemble.from_arrays(self.members, self.sampled)
         record = describe_result(
@@ -59,10 +65,21 @@ class Snapshot:
             z_range=self.z_range,
             judged=self.judged,
         )
+        if self.edited is not None:
+            maps = record.maps
+            decision = decide(
+                ensemble, maps.consensus, threshold=maps.threshold, k=maps.n_members, of=maps.of
+            )
+            mask = make_mask(ensemble, decision)
+            geometry = self.case.geometry
+            edit = describe_edit(mask, self.edited, geometry, self.edited_run)
+            record = replace(record, edited=edit)
         return ensemble, record
 
 
-def take_snapshot(run: Run) -> Snapshot | None:
+def take_snapshot(
+    run: Run, edited: NDArray[np.bool_] | None = None, edited_run: str = ""
+) -> Snapshot | None:
     """Take a snapshot of a run, in the thread that writes it; None before the first sample."""
     n_started = run.n_started
     if not n_started or run.record is None:
@@ -76,6 +93,8 @@ def take_snapshot(run: Run) -> Snapshot | None:
         sampled=run.ensemble.sampled[:n_started].copy(),
         judged=run.evaluated.copy(),
         z_range=(int(asked[0]), int(asked[-1]) + 1),
+        edited=edited,
+        edited_run=edited_run,
     )
 
 
@@ -84,11 +103,13 @@ def save_snapshot(snapshot: Snapshot, folder: Path, *, samples: bool) -> dict[st
     from napari_diffseg.core.export import save_result
 
     ensemble, record = snapshot.restore()
-    return save_result(folder, snapshot.case, ensemble, record, samples=samples)
+    return save_result(
+        folder, snapshot.case, ensemble, record, samples=samples, edited=snapshot.edited
+    )
 
 
 def report_snapshot(snapshot: Snapshot, path: Path) -> Path:
     """Write the report of what is on screen; return where it is."""
     from napari_diffseg.core.report import save_report
 
-    return save_report(path, snapshot.case, *snapshot.restore())
+    return save_report(path, snapshot.case, *snapshot.restore(), edited=snapshot.edited)

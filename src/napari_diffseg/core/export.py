@@ -25,10 +25,13 @@ from napari_diffseg.core.record import MapsRecord, ResultRecord
 from napari_diffseg.core.volume import save_on_source_grid
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from napari_diffseg.core.case_files import CaseFiles
 
 MAPS = ("mask", "mean", "variance")
 SAMPLES = "samples"
+EDITED = "edited"
 RECORD = "diffseg"
 REPORT = "report"
 
@@ -36,9 +39,11 @@ PROBABILITY_SLOPE = float(np.nextafter(np.float32(1 / 255), np.float32(0)))
 """Factor of the stored 8-bit levels; rounded down, so that no reader sees more than 1."""
 
 
-def output_paths(folder: Path, case_name: str, *, samples: bool = False) -> dict[str, Path]:
-    """Return where the files of a case go: "mask", "mean", "variance", "samples", "diffseg"."""
-    maps = [*MAPS, SAMPLES] if samples else MAPS
+def output_paths(
+    folder: Path, case_name: str, *, samples: bool = False, edited: bool = False
+) -> dict[str, Path]:
+    """Return where files go: "mask", "mean", "variance", "samples", "edited", "diffseg"."""
+    maps = [*MAPS, *([SAMPLES] if samples else []), *([EDITED] if edited else [])]
     paths = {name: folder / f"{case_name}_{name}.nii.gz" for name in maps}
     return {**paths, RECORD: folder / f"{case_name}_{RECORD}.json"}
 
@@ -94,6 +99,7 @@ def save_result(
     record: ResultRecord,
     *,
     samples: bool = False,
+    edited: NDArray[np.bool_] | None = None,
 ) -> dict[str, Path]:
     """Write the maps that `record.maps` describes, and the record; replace earlier ones.
 
@@ -105,6 +111,8 @@ def save_result(
         The record is the one that `describe_result` made of the other two.
     samples
         Also write the members: 4-D, 8 bits with a scale factor, read as probabilities in [0, 1].
+    edited : (Z, Y, X) bool, optional
+        A mask that somebody has painted on, which `record.edited` tells of.
 
     Returns
     -------
@@ -116,7 +124,7 @@ def save_result(
     DiffsegError
         A file cannot be written, or would replace one of the case's own.
     """
-    paths = output_paths(folder, case.name, samples=samples)
+    paths = output_paths(folder, case.name, samples=samples, edited=edited is not None)
     check_outputs(paths.values(), case.files)
     make_output_folder(folder)
     of, k = record.maps.of, record.maps.n_members
@@ -125,7 +133,7 @@ def save_result(
     geometry = case.geometry
     try:
         with tempfile.TemporaryDirectory(prefix=f".{case.name}.", dir=folder) as name:
-            part = output_paths(Path(name), case.name, samples=samples)
+            part = output_paths(Path(name), case.name, samples=samples, edited=edited is not None)
             save_on_source_grid(
                 part["mask"],
                 make_mask(ensemble, decision),
@@ -151,6 +159,13 @@ def save_result(
                     geometry,
                     slope=PROBABILITY_SLOPE,
                     description="napari-diffseg: samples, probabilities",
+                )
+            if edited is not None:
+                save_on_source_grid(
+                    part[EDITED],
+                    edited,
+                    geometry,
+                    description="napari-diffseg: mask, edited by hand",
                 )
             names = {name: path.name for name, path in paths.items() if name != RECORD}
             part[RECORD].write_text(record_to_json(record, names), encoding="utf-8")
