@@ -143,6 +143,9 @@ class RunConfig:
 
     total_steps: int = 6000
     batch_size: int = 16
+    accumulate: int = 1
+    """Equal parts in which a batch goes through the network one after the other: less memory, the
+    same mean gradient."""
     seed: int = 0
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """``auto``: float16 on CUDA, bfloat16 on a CPU that computes with it (AMX, AVX512-BF16)."""
@@ -152,6 +155,8 @@ class RunConfig:
     """Steps between two states on the disk: what a killed run can lose."""
     validate_every: int = 1000
     """Steps between two validations; 0: none."""
+    stop_after: int = 0
+    """Validations in a row without a better sampled Dice after which the run ends; 0: never."""
     validation_slices: int = 96
     """Slices of the validation patients that are sampled at each validation."""
     validation_samples: int = 3
@@ -164,8 +169,16 @@ class RunConfig:
         sampled = ("validation_slices", "validation_samples", "validation_steps")
         for name in (*positive, *sampled):
             _check_range(f"run.{name}", getattr(self, name), 1)
-        for name in ("validate_every", "seed"):
+        for name in ("validate_every", "stop_after", "seed"):
             _check_range(f"run.{name}", getattr(self, name), 0)
+        _check_range("run.accumulate", self.accumulate, 1)
+        if self.batch_size % self.accumulate:
+            raise ParameterError(
+                f"run.batch_size ({self.batch_size}) must be a multiple of run.accumulate "
+                f"({self.accumulate})."
+            )
+        if self.stop_after and not self.validate_every:
+            raise ParameterError("run.stop_after needs validations: set run.validate_every.")
 
 
 @dataclass(frozen=True)

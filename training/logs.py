@@ -147,6 +147,11 @@ class RunLog:
         values = [float(row[column]) for row in self._validation.rows if row.get(column)]
         return max(values, default=None)
 
+    def count_since_best(self, column: str) -> int:
+        """Return how many validations followed the (first) best one."""
+        values = [float(row[column]) for row in self._validation.rows if row.get(column)]
+        return len(values) - 1 - values.index(max(values)) if values else 0
+
     def _write_scalars(self, group: str, row: Mapping[str, float | None]) -> None:
         if self._writer is None:
             return

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from napari_diffseg.core.checkpoint import LoadedModel
 from training.config import OptimiserConfig, RunConfig, TrainingConfig, config_values
@@ -157,16 +158,21 @@ class Trainer:
         for group in self._optimiser.param_groups:
             group["lr"] = rate
         self.network.train()
-        terms = self._objective.compute_terms(
-            self.network,
-            images.to(self.device),
-            masks.to(self.device),
-            generator,
-            self._autocast,
-        )
-        loss = torch.stack(list(terms.values())).sum()
         self._optimiser.zero_grad(set_to_none=True)
-        torch.autograd.backward(self._scaler.scale(loss))
+        parts = config.run.accumulate
+        sums: dict[str, Tensor] = {}
+        for image, mask in zip(images.chunk(parts), masks.chunk(parts), strict=True):
+            terms = self._objective.compute_terms(
+                self.network,
+                image.to(self.device),
+                mask.to(self.device),
+                generator,
+                self._autocast,
+            )
+            loss = torch.stack(list(terms.values())).sum() / parts
+            torch.autograd.backward(self._scaler.scale(loss))
+            for name, term in terms.items():
+                sums[name] = sums.get(name, 0.0) + term.detach() / parts
         self._scaler.unscale_(self._optimiser)
         limit = config.optimiser.clip_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), limit)
@@ -178,8 +184,8 @@ class Trainer:
         self.seconds += seconds
         return StepResult(
             self.step,
-            float(loss.detach()),
-            {name: float(term.detach()) for name, term in terms.items()},
+            float(torch.stack(list(sums.values())).sum()),
+            {name: float(term) for name, term in sums.items()},
             rate,
             float(norm),
             seconds,

@@ -142,7 +142,14 @@ def run_training(setup: Setup) -> int:
             # A run that was killed during a validation does it now.
             if trainer.is_validation_step() and not log.is_validated(trainer.step):
                 on_validation(trainer)
-            finished = trainer.train(log.on_step, on_validation, stop)
+
+            def has_settled() -> bool:
+                return bool(run.stop_after) and log.count_since_best(_BEST_BY) >= run.stop_after
+
+            finished = trainer.train(log.on_step, on_validation, lambda: stop() or has_settled())
+            if has_settled() and not stop():
+                log.say(f"No better validation for {run.stop_after} in a row: the run ends.")
+                finished = True
             if finished and not stop():
                 log.say(_describe_end(trainer, log))
                 return 0

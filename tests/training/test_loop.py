@@ -10,11 +10,12 @@ import torch
 from safetensors import safe_open
 
 from napari_diffseg.core.diffusion import DiffusionConfig
-from napari_diffseg.core.errors import CheckpointError
+from napari_diffseg.core.errors import CheckpointError, ParameterError
 from napari_diffseg.core.model import ModelConfig
 from napari_diffseg.core.preprocessing import PreprocessingConfig
 from napari_diffseg.core.unet import UNetConfig
 from tests.training.tiny import TRAINING, TinyData, assert_same_state, tiny_config
+from training.baseline_config import BaselineConfig
 from training.config import OptimiserConfig, TrainingConfig
 from training.data import SliceCache
 from training.loop import StepResult, Trainer, compute_learning_rate, resolve_precision
@@ -111,6 +112,28 @@ def test_gradients_are_clipped(tiny_data: TinyData, tmp_path: Path) -> None:
     assert free.run_step().gradient_norm == bound.run_step().gradient_norm > 1e-3
     largest = max(float(p.grad.norm()) for p in bound.network.parameters() if p.grad is not None)
     assert largest <= 1e-6
+
+
+def test_accumulated_gradient_is_that_of_the_whole_batch(
+    tiny_data: TinyData, tmp_path: Path
+) -> None:
+    # Without noise draws of its own, the loss of a batch is the mean of its parts'.
+    unet = tiny_config().model.prior_encoder
+    assert unet is not None
+    plain = tiny_config("run.total_steps=6", "optimiser.clip_norm=0")
+    config = replace(plain, baseline=BaselineConfig(unet=unet), augmentation=None)
+    parts = replace(config, run=replace(config.run, accumulate=2))
+    whole, divided = (
+        trainer_of(c, tiny_data, tmp_path / str(i)) for i, c in enumerate((config, parts))
+    )
+    for _ in range(3):
+        one, other = whole.run_step(), divided.run_step()
+        assert other.loss == pytest.approx(one.loss, rel=1e-5)
+        assert other.gradient_norm == pytest.approx(one.gradient_norm, rel=1e-3)
+    with pytest.raises(ParameterError, match="must be a multiple"):
+        replace(config.run, accumulate=3)
+    with pytest.raises(ParameterError, match="needs validations"):
+        replace(config.run, stop_after=3, validate_every=0)
 
 
 def test_infinite_loss_stops_the_run_and_spares_the_state(

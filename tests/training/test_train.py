@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -346,3 +347,31 @@ def test_run_does_not_start_from_another_kind_of_model(
     assert "model.safetensors is another model" in message
     assert "diffusion.signal" in message
     assert not (tmp_path / "other").exists()
+
+
+# --- early stopping -------------------------------------------------------------------------------
+
+
+def test_run_ends_when_validations_get_no_better(
+    tiny_data: TinyData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    real = training.train.Validator.validate
+    dice = iter([0.5, 0.6, 0.55, 0.59, 0.9])
+
+    def validate(self, *arguments):
+        result, picture = real(self, *arguments)
+        return replace(result, dice_ensemble=next(dice)), picture
+
+    monkeypatch.setattr(training.train.Validator, "validate", validate)
+    settings = ["run.total_steps=20", "run.validate_every=2", "run.stop_after=2"]
+    options = [part for setting in settings for part in ("--set", setting)]
+    assert tiny_data.train(tmp_path / "run", *options) == 0
+    assert "No better validation for 2 in a row" in capsys.readouterr().err
+    assert read_record(tmp_path / "run" / STATE_NAME)["step"] == 8
+    assert read_record(tmp_path / "run" / BEST_NAME)["step"] == 4
+    # The same command does not begin again.
+    assert tiny_data.train(tmp_path / "run", *options) == 0
+    assert read_record(tmp_path / "run" / STATE_NAME)["step"] == 8
