@@ -40,7 +40,8 @@ class ConvergencePanel(Panel):
     def __init__(self, stage: Stage) -> None:
         body = QWidget()
         self.answer, self._legend = QLabel(), QLabel()
-        self.answer.setWordWrap(True)
+        for label in (self.answer, self._legend):
+            label.setWordWrap(True)
         self._legend.setText(
             f"<span style='color:{MASK_COLOUR}'>●</span> change of the mask "
             f"<span style='color:{MAP_COLOUR}'>●</span> error of the mean map"

@@ -27,7 +27,7 @@ WIDEST_LABEL = "Members used"
 SPACING = 6
 
 STYLE = """
-QSpinBox { min-width: 52px; max-width: 52px; padding: 1px 10px; }
+QSpinBox { min-width: 58px; max-width: 58px; padding: 1px 10px; }
 QSpinBox[plain="true"], QDoubleSpinBox[plain="true"]
 { min-width: 46px; max-width: 46px; padding: 1px 4px; }
 #diffseg_open { background: rgba(128, 128, 128, 70); border-radius: 2px; }

@@ -16,7 +16,7 @@ from napari_diffseg._widgets.error_overlay import (
 from napari_diffseg._widgets.form import SPACING, Row, describe
 from napari_diffseg._widgets.newest import Newest
 from napari_diffseg._widgets.panel import Panel
-from napari_diffseg._widgets.plots import make_plot, text_colour
+from napari_diffseg._widgets.plots import make_plot
 from napari_diffseg._widgets.truth_check import (
     TruthCheck,
     describe_calibration,
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from napari_diffseg._widgets.stage import Stage
 
 CURVE_COLOUR = "#56b4e9"
+LINE_COLOUR = "#808080"  # to be seen on dark and on light
+SQUARE_HEIGHT = 160
 NO_LABELS = "This case has no labels."
 FEWEST_VOXELS = 20  # a bin with less says nothing, and its point would jump about
 TOOLTIP = "Compare mask and uncertainty with the expert labels, if the case has some."
@@ -76,7 +78,8 @@ class TruthPanel(Panel):
         self._content = QWidget()
         self._column = QVBoxLayout(self._content)
         for widget in (
-            Row(self.errors, legend),
+            self.errors,
+            legend,
             Row(caption, self.limit, self.limit_value, stretch=1),
             self.rest,
             self.detection,
@@ -105,6 +108,7 @@ class TruthPanel(Panel):
         self._tell_labels(has_labels=run.case.wt_truth is not None)
         measure = prepare_check(run)
         if measure is None:
+            self._newest.release()
             self._show_check(None)
         else:
             self._newest.ask(measure)
@@ -171,7 +175,8 @@ class TruthPanel(Panel):
             "Mean probability",
             "Tumour",
         )
-        dashed = pg.mkPen(text_colour(self.plot), style=Qt.PenStyle.DashLine)
+        self.plot.setFixedHeight(SQUARE_HEIGHT)
+        dashed = pg.mkPen(LINE_COLOUR, style=Qt.PenStyle.DashLine)
         self.plot.plot([0, 1], [0, 1], pen=dashed)
         self._curve = self.plot.plot(
             [],
