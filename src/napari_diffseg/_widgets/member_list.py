@@ -65,7 +65,7 @@ class MemberList(QListWidget):
         self._fit()
         self.itemEntered.connect(self._point_at)
         self.viewportEntered.connect(self._point_at_none)
-        self.itemClicked.connect(lambda item: self.clicked_on.emit(item.data(_MEMBER)))
+        self.itemClicked.connect(self._click)
 
     @property
     def members(self) -> list[int]:
@@ -153,6 +153,9 @@ class MemberList(QListWidget):
 
     def _point_at(self, item: QListWidgetItem | None) -> None:
         self.pointed.emit(-1 if item is None else item.data(_MEMBER))
+
+    def _click(self, item: QListWidgetItem) -> None:
+        self.clicked_on.emit(item.data(_MEMBER))
 
     def _point_at_none(self) -> None:
         self.pointed.emit(-1)
