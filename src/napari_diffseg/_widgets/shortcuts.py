@@ -23,6 +23,8 @@ class Shortcuts(Fold):
         self._dock = dock
         self._table = QLabel()
         self._table.setTextFormat(Qt.TextFormat.RichText)
+        self._table.setWordWrap(True)
+        self._table.setMinimumWidth(1)  # long lines are broken, the dock does not grow with them
         describe(self._table, "Keys", "They act when the dock was clicked last.")
         super().__init__(
             "Keyboard", self._table, "Show the keys that act when the dock was clicked last."
@@ -53,7 +55,8 @@ class Shortcuts(Fold):
     def _list(self) -> None:
         if self.is_open:
             rows = "".join(
-                f"<tr><td style='padding-right: 12px'><b>{escape(keys)}</b></td>"
+                "<tr><td style='padding-right: 12px; white-space: nowrap'>"
+                f"<b>{escape(keys)}</b></td>"
                 f"<td>{escape(text)}</td></tr>"
                 for keys, text in self.entries()
             )
