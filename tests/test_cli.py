@@ -153,6 +153,16 @@ def test_stops_when_stable_and_says_so(segment, tmp_path: Path, capsys) -> None:
     assert segment(case, "--until-stable", 1) == cli.CANNOT_RUN
 
 
+def test_report_is_written_and_carries_the_record(segment, tmp_path: Path, capsys) -> None:
+    case = write_synthetic(tmp_path / "in", "Case_1")
+    assert segment(case, "--samples", 2, "--slices", "4:6", "--report") == 0
+    html = (tmp_path / "out" / "Case_1_report.html").read_text(encoding="utf-8")
+    data = html.partition('id="record">')[2].partition("</script>")[0]
+    saved = json.loads((tmp_path / "out" / "Case_1_diffseg.json").read_text(encoding="utf-8"))
+    assert json.loads(data) == {**saved, "files": {}}
+    assert "_report.html" in capsys.readouterr().out
+
+
 def test_same_seed_same_bytes_and_another_seed_not(segment, tmp_path: Path) -> None:
     case = write_synthetic(tmp_path / "in", "Case_1")
     for seed, out in ((1, "a"), (1, "b"), (2, "c")):
