@@ -107,6 +107,7 @@ def test_results_are_found_again_and_not_made_again(
     second = make_desk()
     open_cohort(second, cohort, monkeypatch)
     assert states(second) == ["done, 2 samples", "not run", "done, 2 samples"]
+    assert second.layer("samples").data.shape[0] == 2  # opened with what was saved of it
     second.click(second.widget.case_list.run_button)
     wait_for_queue(second)
     assert path.stat().st_mtime_ns == written

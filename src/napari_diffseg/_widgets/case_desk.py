@@ -80,6 +80,14 @@ class CaseDesk(QObject):
         """Open a case of a list, or show it if it is open."""
         self._opener.open_paths(files)
 
+    def find_case(self, files: CaseFiles) -> Case | None:
+        """Return the case of these files if it is open."""
+        return next((case for case in self._cases if case.files == files), None)
+
+    def open_result(self, path: str) -> None:
+        """Open what was saved of a case, and the case."""
+        self._opener.open_result(path)
+
     def close_case(self, case: Case) -> None:
         """Remove the images of a case from the viewer."""
         for layer in find_layers(self._viewer.layers, case=case):

@@ -9,6 +9,7 @@ from qtpy.QtCore import QObject, Signal
 from napari_diffseg._settings import read_settings
 from napari_diffseg._widgets.case_queue import CaseQueue
 from napari_diffseg._widgets.queue_run import QueueOptions
+from napari_diffseg.core.export import RECORD, output_paths
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,7 +82,18 @@ class CaseFolder(QObject):
             return
         before = self._desk.current
         self._left = before if before is not None and before.files != files else None
-        self._desk.open_files(files)
+        result = self._find_result(files)
+        if result is None:
+            self._desk.open_files(files)
+        else:
+            self._desk.open_result(str(result))
+
+    def _find_result(self, files: CaseFiles) -> Path | None:
+        """Return the record of what the queue has saved of a case, unless it has a run here."""
+        if self._results is None or self._runner.find_run(self._desk.find_case(files)) is not None:
+            return None
+        saved = any(e.files == files and e.n_members for e in self.queue.entries)
+        return output_paths(self._results, files.name)[RECORD] if saved else None
 
     def _make_room(self) -> None:
         """Close the case of the list that was looked at before, if nothing was drawn on it."""
