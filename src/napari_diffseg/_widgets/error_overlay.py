@@ -19,7 +19,7 @@ FALSE_POSITIVE, FALSE_NEGATIVE, FILTERED = 1, 2, 3
 FALSE_POSITIVE_COLOUR = "#d55e00"
 FALSE_NEGATIVE_COLOUR = "#009e73"
 FILTERED_COLOUR = "#808080"
-"""Vermillion and bluish green: of Okabe and Ito's colours, and neither the mask's nor the truth's.
+"""Vermilion and bluish green: of Okabe and Ito's colours, and neither the mask's nor the truth's.
 """
 
 SLICES_AT_ONCE = 24  # about 5 ms at 240x240: the other slices are written while nobody waits

@@ -123,6 +123,18 @@ class Column(QScrollArea):
         return bool(super().eventFilter(watched, event))
 
 
+class Stack(QWidget):
+    """Sections below each other."""
+
+    def __init__(self, *sections: QWidget) -> None:
+        super().__init__()
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(SPACING)
+        for section in sections:
+            layout.addWidget(section)
+
+
 class Row(QWidget):
     """Fields beside each other; the one at `stretch` takes the room that is left."""
 

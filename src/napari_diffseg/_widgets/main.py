@@ -20,7 +20,7 @@ from napari_diffseg._widgets.engine import Engine, ModelReady, NothingToDo
 from napari_diffseg._widgets.ensemble_section import EnsembleSection
 from napari_diffseg._widgets.export_section import ExportSection
 from napari_diffseg._widgets.exporter import Exporter
-from napari_diffseg._widgets.form import STYLE, Column, Heading
+from napari_diffseg._widgets.form import STYLE, Column, Fold, Heading, Stack
 from napari_diffseg._widgets.lifetime import Lifetime
 from napari_diffseg._widgets.model_section import ModelSection
 from napari_diffseg._widgets.panels import make_panels
@@ -96,11 +96,16 @@ class DiffsegWidget(QWidget):
 
     def _lay_out(self) -> None:
         self.setStyleSheet(STYLE)
+        self.set_up = Fold(
+            "Set-up",
+            Stack(self.model, self.parameters),
+            "What is sampled, and how. Fold it away for more room to review.",
+            is_open=True,
+        )
         column = Column(
             self.cases,
             self.case_list,
-            self.model,
-            self.parameters,
+            self.set_up,
             self.run,
             Heading("Review"),
             self.ensemble,
