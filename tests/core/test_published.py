@@ -35,6 +35,13 @@ RECORDED = {"rtol": 0.0, "atol": 1e-5}
 # --- the published code's recorded values --------------------------------------------------------
 
 
+def is_recorders_kind_of_processor() -> bool:
+    """Tell whether float32 sums are rounded here as where the values were recorded."""
+    cpuinfo = Path("/proc/cpuinfo")
+    is_intel = cpuinfo.exists() and "GenuineIntel" in cpuinfo.read_text(encoding="utf-8")
+    return is_intel and torch.backends.cpu.get_cpu_capability() == "AVX512"
+
+
 @pytest.fixture(scope="module")
 def parity_folder() -> Path:
     """Recorded inputs and outputs of the published code; they are not part of the project."""
@@ -90,8 +97,8 @@ def test_ancestral_step(model, recorded, t):
 
 @torch.inference_mode()
 @pytest.mark.skipif(
-    torch.backends.cpu.get_cpu_capability() != "AVX512",
-    reason="recorded with AVX512: other processors round sums in another order",
+    not is_recorders_kind_of_processor(),
+    reason="recorded with AVX512 of Intel: other processors round sums in another order",
 )
 def test_the_most_magnified_value_agrees_when_sums_are_rounded_as_recorded(model, recorded):
     x_t, row = recorded["x_t"], torch.full((len(recorded["x_t"]),), 999)

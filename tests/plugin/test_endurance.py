@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from qtpy.QtWidgets import QApplication
+
 from napari_diffseg._widgets import DiffsegWidget
 from napari_diffseg._widgets.engine import Engine
 from tests.plugin.conftest import load_tiny, write_synthetic
@@ -22,7 +24,8 @@ def test_interrupted_runs_leave_nothing_behind(make_napari_viewer: Any, tmp_path
         return viewer, widget
 
     before, after = run_rounds(5, open_viewer, cases, [tmp_path], seed=0)
-    assert after.widgets <= before.widgets
+    left = [(type(widget).__name__, widget.objectName()) for widget in QApplication.allWidgets()]
+    assert after.widgets <= before.widgets, left
     assert after.threads <= before.threads
     assert {Path(name).name for name in after.files} <= cases_files
     assert after.memory_mb < before.memory_mb + 50

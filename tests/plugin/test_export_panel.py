@@ -58,7 +58,8 @@ def test_save_writes_what_is_on_screen(desk: Desk, case_folder: Path, folder: Pa
     assert record["run"]["elapsed_s"] > 0
     assert record["run"]["model"]["sha256"]
     assert len(record["members"]) == 5
-    assert f"{record['volume']['mask_ml']:.2f} mL" in desk.widget.readout.volume.text()
+    volume = f"{record['volume']['mask_ml']:.2f} mL"
+    desk.wait(lambda: volume in desk.widget.readout.volume.text())
     assert f"{record['scores']['dice']:.3f}" in desk.widget.readout.dice.text()
     hd95 = f"{record['scores']['hd95_mm']:.1f} mm"
     desk.wait(lambda: hd95 in desk.widget.readout.hd95.text())

@@ -27,6 +27,7 @@ def test_every_control_has_a_tooltip_and_a_name_for_screen_readers(desk: Desk) -
         for kind in CONTROLS
         for control in desk.widget.findChildren(kind)
         if not isinstance(control, QScrollBar)
+        and control.window() is desk.widget.window()  # not the menus that plots never show
     ]
     assert len(controls) > 20
     for control in controls:

@@ -267,7 +267,7 @@ def test_a_case_of_one_slice_is_segmented(desk: Desk, case_folder: Path, tmp_pat
         region.click()
         desk.widget.parameters.seed.setValue(desk.widget.parameters.seed.value() + 1)
         desk.segment()
-        assert desk.widget.run.message.text() == ""
+        assert desk.widget.run.message.kind != "error"
         assert desk.layer("mean").data.shape == (1, 40, 36)
         assert desk.layer("mean").data.any()
         assert desk.widget.readout.slices.text() == "slice 80"

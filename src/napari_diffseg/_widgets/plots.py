@@ -37,6 +37,8 @@ def make_plot(name: str, tooltip: str, x_label: str, y_label: str) -> pg.PlotWid
     plot.setMenuEnabled(False)
     plot.setMouseEnabled(x=False, y=False)
     plot.hideButtons()
+    menu = plot.plotItem.ctrlMenu  # never shown, and of no window: it would outlive the plot
+    menu.setParent(plot, menu.windowFlags())
     plot.setFocusPolicy(Qt.FocusPolicy.NoFocus)
     plot.setLabel("bottom", x_label)
     plot.setLabel("left", y_label)

@@ -83,7 +83,7 @@ class ReadoutSection(Form):
             return
         others = [] if interval is None else [f"median {format_ml(interval.median_ml)}"]
         if expected_ml is not None:
-            others.append(f"probability-weighted {format_ml(expected_ml)}")
+            others.append(f"weighted {format_ml(expected_ml)}")
         self.more_volumes.setText(f"{', '.join(others)} mL" if others else "")
         text = f"<b>{format_ml(volume_ml)} mL</b>"
         if interval is not None and interval.n_members > 1:
