@@ -110,7 +110,8 @@ class Column(QScrollArea):
         """Return the least width that cuts nothing off."""
         width = self.widget().minimumSizeHint().width()
         bar = self.verticalScrollBar().sizeHint().width()
-        return QSize(width + bar, super().minimumSizeHint().height())
+        frame = 2 * self.frameWidth()  # napari's style draws one, whatever the shape
+        return QSize(width + bar + frame, super().minimumSizeHint().height())
 
     def sizeHint(self) -> QSize:  # noqa: N802 (Qt's name)
         """Ask for no more width than that: the images want it."""
