@@ -137,12 +137,17 @@ def normalise(
     ``prior_image`` is (4, Z, Y, X), ``brain`` (Z, Y, X). Only the brain's values decide, so a
     volume gives the same result whatever surrounds it.
     """
-    out = np.zeros_like(prior_image, dtype=np.float32)
-    for modality, volume in enumerate(prior_image):
-        values = volume[brain]
-        low, high = np.percentile(values, percentiles)
-        if high > low:
-            out[modality][brain] = np.clip((values - low) / (high - low), 0.0, 1.0)
+    return np.stack([_normalise_volume(volume, brain, percentiles) for volume in prior_image])
+
+
+def _normalise_volume(
+    volume: FloatArray, brain: NDArray[np.bool_], percentiles: tuple[float, float]
+) -> FloatArray:
+    out = np.zeros(volume.shape, np.float32)
+    values = volume[brain]
+    low, high = np.percentile(values, percentiles)
+    if high > low:
+        out[brain] = np.clip((values - low) / (high - low), 0.0, 1.0)
     return out
 
 
@@ -263,9 +268,10 @@ def prepare_arrays(
     scale = np.prod(window.grid_shape) / np.prod(window.source_shape)
     fraction = brain.sum(axis=(1, 2)) * scale / area
     z_indices = np.flatnonzero(fraction > config.min_brain_fraction)
-    if not len(z_indices):
-        empty = np.zeros((0, len(prior_image), *window.shape), np.float32)
-        return PreparedCase(empty, z_indices, window, brain, context)
-    normalised = normalise(prior_image, brain, config.percentiles)
-    slices = window.cut(normalised[:, z_indices]).transpose(1, 0, 2, 3)
-    return PreparedCase(np.ascontiguousarray(slices), z_indices, window, brain, context)
+    slices = np.empty((len(z_indices), len(prior_image), *window.shape), np.float32)
+    if len(z_indices):
+        # One modality at a time: a whole case in float32 is 140 MB, and the user is waiting.
+        for modality, volume in enumerate(prior_image):
+            normalised = _normalise_volume(volume, brain, config.percentiles)
+            slices[:, modality] = window.cut(normalised[z_indices])
+    return PreparedCase(slices, z_indices, window, brain, context)
