@@ -7,7 +7,6 @@ Needs the package ``nnunetv2`` (``pip install nnunetv2``) for all but ``convert`
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -17,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from napari_diffseg.core.errors import DiffsegError
-from training.baselines.nnunet import DATASET, EFFORT_NAME, write_dataset
+from training.baselines.nnunet import DATASET, EFFORT_NAME, add_hours, write_dataset
 from training.case_store import choose_cases
 
 _NUMBER = DATASET[len("Dataset") : len("Dataset") + 3]
@@ -48,8 +47,8 @@ def _trainer(epochs: int) -> str:
     return f"nnUNetTrainer_{epochs}epoch{'s' if epochs > 1 else ''}"
 
 
-def run_commands(commands: Sequence[Sequence[str]], work: Path) -> float:
-    """Run nnU-Net's commands; return the seconds that they took.
+def run_commands(commands: Sequence[Sequence[str]], work: Path) -> None:
+    """Run nnU-Net's commands, one after the other.
 
     Raises
     ------
@@ -63,12 +62,10 @@ def run_commands(commands: Sequence[Sequence[str]], work: Path) -> float:
             "`pip install nnunetv2` into this environment."
         )
     folders = {f"nnUNet_{name}": str(work / name) for name in ("raw", "preprocessed", "results")}
-    started = time.monotonic()
     for command in commands:
         print(" ".join(command), file=sys.stderr)
         if code := subprocess.run(command, env={**os.environ, **folders}, check=False).returncode:
             raise DiffsegError(f"{command[0]} failed with exit code {code}; see above.")
-    return time.monotonic() - started
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -110,23 +107,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             print(write_dataset(training, test, work / "raw"))
             return 0
-        seconds = run_commands(make_commands(arguments), work.resolve())
-        if arguments.action == "train":
-            _add_hours(work / "predictions" / EFFORT_NAME, seconds)
-        else:
+        started = time.monotonic()
+        try:
+            run_commands(make_commands(arguments), work.resolve())
+        finally:  # what was interrupted has cost its hours, too
+            if arguments.action == "train":
+                add_hours(work / "predictions" / EFFORT_NAME, time.monotonic() - started)
+        if arguments.action == "predict":
             print(work / "predictions")
     except (DiffsegError, OSError) as error:
         print(f"training.nnunet: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("\nInterrupted; the same command goes on from here.", file=sys.stderr)
+        return 130
     return 0
-
-
-def _add_hours(path: Path, seconds: float) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    effort = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    hours = float(effort.get("training_hours", 0)) + seconds / 3600
-    effort["training_hours"] = f"{hours:.2f}"
-    path.write_text(json.dumps(effort) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

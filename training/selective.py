@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-N_THRESHOLDS = 101
-MAX_VARIANCE = 0.25
+from napari_diffseg.core.uncertainty_filter import (
+    MAX_UNCERTAINTY,
+    compute_filter_curve,
+    scale_variance,
+)
 
 Mask = NDArray[np.bool_]
 
@@ -44,23 +47,14 @@ def compute_filtering(
     mask: Mask, truth: Mask, variance: NDArray[np.floating[Any]], region: Mask
 ) -> Filtering:
     """Compute the measures of QU-BraTS for arrays of one shape; variance is in [0, 0.25]."""
-    mask, truth = mask[region], truth[region]
-    percent = variance[region].astype(np.float64) / MAX_VARIANCE * (N_THRESHOLDS - 1)
-    # The first threshold at which a voxel is kept; float32 must not push 50.0000001 to the next.
-    kept_from = np.clip(np.ceil(percent - 1e-4), 0, N_THRESHOLDS - 1).astype(np.intp)
-
-    def count(where: Mask) -> NDArray[np.int64]:
-        counts: NDArray[np.int64] = np.bincount(kept_from[where], minlength=N_THRESHOLDS).cumsum()
-        return counts
-
-    tp, tn = count(mask & truth), count(~mask & ~truth)
-    wrong = count(mask != truth)
-    total = 2 * tp + wrong
-    dice = np.where(total > 0, 2 * tp / np.maximum(total, 1), 1.0)
-    lost_tp, lost_tn = (
-        1 - kept / max(int(kept[-1]), 1) if kept[-1] else 0 * kept for kept in (tp, tn)
+    # float32 may be a little more than the largest variance
+    uncertainty = np.clip(scale_variance(variance.astype(np.float64)), 0, MAX_UNCERTAINTY)
+    curve = compute_filter_curve(mask, truth, uncertainty, region)
+    return Filtering(
+        _mean_height([at.dice for at in curve]),
+        _mean_height([at.filtered_true_positives for at in curve]),
+        _mean_height([at.filtered_true_negatives for at in curve]),
     )
-    return Filtering(*(_mean_height(curve) for curve in (dice, lost_tp, lost_tn)))
 
 
 def compute_aurc(confidences: Sequence[float], risks: Sequence[float]) -> float | None:
@@ -78,9 +72,5 @@ def compute_aurc(confidences: Sequence[float], risks: Sequence[float]) -> float 
     return float(np.mean(ordered.cumsum() / np.arange(1, len(ordered) + 1)))
 
 
-def _lost(kept: NDArray[np.int64]) -> NDArray[np.float64]:
-    return np.asarray((kept[-1] - kept) / max(int(kept[-1]), 1))
-
-
-def _mean_height(curve: NDArray[Any]) -> float:
-    return float((curve[1:] + curve[:-1]).mean() / 2)
+def _mean_height(curve: Sequence[float]) -> float:
+    return float(np.trapezoid(curve) / (len(curve) - 1))

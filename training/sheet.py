@@ -31,6 +31,7 @@ from training.baselines.opening import open_segmenter
 from training.baselines.segmenter import DiffusionSegmenter
 from training.case_store import PAPER_SLICES, choose_cases
 from training.cells import format_table
+from training.data import hash_cases
 from training.figures import Panel, draw_panels
 from training.results import FILES, SettingRow, SheetRow, read_rows, write_rows
 
@@ -203,7 +204,7 @@ def make_sheet(arguments: argparse.Namespace) -> str:
         if not isinstance(segmenter, DiffusionSegmenter):
             raise ParameterError(f"{arguments.checkpoint} is no diffusion model: it has no steps.")
         if not rows:
-            rows = _begin(out, segmenter, arguments)
+            rows = _begin(out, segmenter, arguments.slices_per_case, [f.name for f in cases])
         for files in cases:
             done = [r for r in rows if (r.case, r.steps) == (files.name, steps)]
             if len(done) >= n_members:
@@ -218,12 +219,13 @@ def make_sheet(arguments: argparse.Namespace) -> str:
 
 
 def _begin(
-    out: Path, segmenter: DiffusionSegmenter, arguments: argparse.Namespace
+    out: Path, segmenter: DiffusionSegmenter, slices_per_case: int, names: Sequence[str]
 ) -> list[SheetRow]:
     """Return the rows of an interrupted sheet with the same settings."""
     own = ("samples", "steps")
     values = {k: str(v) for k, v in segmenter.settings.items() if k not in own}
-    values["slices_per_case"] = str(arguments.slices_per_case)
+    values["slices_per_case"] = str(slices_per_case)
+    values["cases"] = hash_cases(names)
     out.mkdir(parents=True, exist_ok=True)
     if (out / FILES[SheetRow]).exists():
         before = {row.name: row.value for row in read_rows(out, SettingRow)}

@@ -164,6 +164,18 @@ def test_the_mask_that_is_saved_is_the_one_that_was_decided(
     assert json.loads(paths["diffseg"].read_text())["maps"]["consensus"] == consensus
 
 
+def test_a_member_that_is_not_complete_can_be_the_one_that_sees_a_tumour() -> None:
+    nothing = np.zeros(SHAPE, bool)
+    ensemble = ensemble_of(*[nothing] * 4, box(0, slice(0, 2), slice(0, 2)))
+    sampled = ensemble.sampled.copy()
+    sampled[4, 2] = False
+    stopped = Ensemble.from_arrays(ensemble.members_uint8(), sampled)
+    verdict = record_of(make_case(), stopped).verdict
+    assert verdict is not None
+    assert verdict.is_warning
+    assert "1 of 5 samples show a tumour" in verdict.text
+
+
 def test_case_without_labels_has_no_scores() -> None:
     record = record_of(make_case(None), ensemble_of(WHOLE))
     assert record.scores is None

@@ -101,6 +101,12 @@ def test_disagreement_within_each_lesion():
     assert lesion.disagreement == pytest.approx(1 - 2 * 24 / (60 + 24))
 
 
+def test_what_no_member_has_by_itself_tells_no_agreement():
+    mask = boxes((slice(2, 4), slice(2, 6), slice(2, 6)))
+    (lesion,) = find(mask, as_members(*[np.zeros(SHAPE, bool)] * 3)).lesions
+    assert lesion.disagreement is None
+
+
 def test_members_that_lack_a_slice_of_it_are_not_asked():
     mask = boxes(LARGE)
     sampled = np.ones((3, SHAPE[0]), bool)

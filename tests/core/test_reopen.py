@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from dataclasses import replace
@@ -132,6 +133,64 @@ def test_a_damaged_sample_file_is_named(saved: Path) -> None:
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(DiffsegError, match=r"samples.nii.gz"):
         load_result(saved)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_flipped_bit_in_the_samples_is_no_traceback(saved: Path, seed: int) -> None:
+    path = saved.parent / "Case_1_samples.nii.gz"
+    content = bytearray(path.read_bytes())
+    content[int(np.random.default_rng(seed).integers(len(content)))] ^= 0xFF
+    path.write_bytes(content)
+    with contextlib.suppress(DiffsegError):  # a flip in the header of gzip may do no harm
+        load_result(saved)
+
+
+def test_maps_that_do_not_fit_the_record_are_refused(
+    saved: Path, case: Case, ensemble: Ensemble, record: ResultRecord, tmp_path: Path
+) -> None:
+    (saved.parent / "Case_1_samples.nii.gz").unlink()
+    other = Ensemble.from_arrays(255 - ensemble.members_uint8(), ensemble.sampled)
+    shutil.copy(save_result(tmp_path / "other", case, other, record)["mask"], saved.parent)
+    with pytest.raises(DiffsegError, match=r"The maps beside .* their values differ"):
+        load_result(saved)
+
+
+def test_a_later_member_may_have_more_slices(
+    case: Case, ensemble: Ensemble, tmp_path: Path
+) -> None:
+    sampled = ensemble.sampled.copy()
+    sampled[:2, 0] = False
+    sampled[2] = True
+    part = Ensemble.from_arrays(ensemble.members_uint8(), sampled)
+    record = describe_result(case, part, RUN, k=2)
+    assert len(record.volume.members_ml) == 2
+    saved = save_result(tmp_path / "part", case, part, record, samples=True)["diffseg"]
+    result = load_result(saved)
+    assert result.ensemble is not None
+    np.testing.assert_array_equal(result.ensemble.sampled, sampled)
+
+
+def test_results_of_the_first_version_open(
+    saved: Path, case: Case, ensemble: Ensemble, tmp_path: Path
+) -> None:
+    whole = Ensemble.from_arrays(ensemble.members_uint8(2))
+    record = describe_result(case, whole, RUN)
+    saved = save_result(tmp_path / "first", case, whole, record, samples=True)["diffseg"]
+    values = json.loads(saved.read_text(encoding="utf-8"))
+    for name in ("members", "work_list", "lesions", "verdict", "edited"):
+        values.pop(name, None)
+    for part, names in {
+        "run": ("mirror", "stopping"),
+        "maps": ("consensus", "closest_member", "judged_slices"),
+    }.items():
+        for name in names:
+            values[part].pop(name, None)
+    saved.write_text(json.dumps({**values, "schema_version": 1}), encoding="utf-8")
+    result = load_result(saved)
+    assert result.ensemble is not None
+    assert result.ensemble.sampled.all()
+    assert result.judged.all()
+    assert not result.record.run.mirror
 
 
 @pytest.mark.parametrize(

@@ -162,6 +162,14 @@ def test_an_empty_mask_without_truth_is_reported(case: Case) -> None:
     assert "Dice with the truth" not in text
 
 
+def test_a_run_that_was_stopped_says_which_slices_it_is_about(
+    case: Case, ensemble: Ensemble, record: ResultRecord
+) -> None:
+    maps = replace(record.maps, judged_slices=((1, 3), (6, 6)), whole_volume=False)
+    page = make_report(case, ensemble, replace(record, maps=maps))
+    assert "All figures are about slices 1 to 3, 6 only." in page
+
+
 def test_a_folder_that_cannot_be_written_is_named(
     tmp_path: Path, case: Case, ensemble: Ensemble, record: ResultRecord
 ) -> None:

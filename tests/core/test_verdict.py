@@ -6,7 +6,8 @@ import pytest
 
 from napari_diffseg.core.verdict import judge
 
-VOLUMES = (10.0, 11.0, 12.0)
+NONE = {"n_with_tumour": 0, "n_samples": 3}
+ALL = {"n_with_tumour": 3, "n_samples": 3}
 
 
 @pytest.mark.parametrize(
@@ -35,26 +36,26 @@ VOLUMES = (10.0, 11.0, 12.0)
 def test_the_less_the_samples_agree_the_graver_the_words(
     confidence: float, text: str, is_warning: bool
 ) -> None:
-    verdict = judge(confidence, [71, 66, 70, 12], mask_ml=11.0, members_ml=VOLUMES)
+    verdict = judge(confidence, [71, 66, 70, 12], mask_ml=11.0, **ALL)
     assert verdict.text == text
     assert verdict.is_warning is is_warning
 
 
 def test_few_slices_are_named_as_they_are() -> None:
-    assert "at slice 71." in judge(0.5, [71], mask_ml=1, members_ml=VOLUMES).text
-    assert "at slices 71 and 66." in judge(0.5, [71, 66], mask_ml=1, members_ml=VOLUMES).text
-    assert judge(0.5, [], mask_ml=1, members_ml=VOLUMES).text.endswith("rely on this volume.")
+    assert "at slice 71." in judge(0.5, [71], mask_ml=1, **ALL).text
+    assert "at slices 71 and 66." in judge(0.5, [71, 66], mask_ml=1, **ALL).text
+    assert judge(0.5, [], mask_ml=1, **ALL).text.endswith("rely on this volume.")
 
 
 def test_one_sample_says_nothing() -> None:
-    verdict = judge(None, [], mask_ml=11.0, members_ml=[11.0])
+    verdict = judge(None, [], mask_ml=11.0, n_with_tumour=1, n_samples=1)
     assert verdict.text == "One sample cannot tell how sure it is: draw more."
     assert not verdict.is_warning
 
 
 def test_no_tumour_is_different_from_an_empty_mask() -> None:
-    assert judge(1.0, [], mask_ml=0, members_ml=[0, 0, 0]).text == "No sample shows a tumour."
-    verdict = judge(0.3, [40], mask_ml=0, members_ml=[0, 0, 2.5])
+    assert judge(1.0, [], mask_ml=0, **NONE).text == "No sample shows a tumour."
+    verdict = judge(0.3, [40], mask_ml=0, n_with_tumour=1, n_samples=3)
     assert verdict.is_warning
     assert verdict.text == (
         "The mask is empty, but 1 of 3 samples show a tumour: do not take this for “no tumour” "

@@ -29,6 +29,7 @@ from napari_diffseg.core.preprocessing import PreparedCase, PreprocessingConfig
 CHANNELS = ("T1", "T1CE", "T2", "FLAIR")
 DATASET = "Dataset500_WholeTumour"
 EFFORT_NAME = "effort.json"
+_EFFORT_KEYS = ("parameters", "training_hours", "images_seen")
 """Optional, in the folder of the predictions: parameters, training_hours, images_seen."""
 
 ZRange = tuple[int, int]
@@ -108,6 +109,34 @@ def read_probability(path: Path, geometry: Geometry) -> NDArray[np.float32]:
     return np.asarray(to_canonical(softmax[1].T.astype(np.float32), geometry), np.float32)
 
 
+def read_effort(path: Path) -> dict[str, Any]:
+    """Return what training has cost, as far as it is on record; the user may have written some.
+
+    Raises
+    ------
+    CaseError
+        The file is damaged.
+    """
+    if not path.exists():
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return {key: values[key] for key in _EFFORT_KEYS if key in values}
+    except (ValueError, TypeError) as error:
+        raise CaseError(f"{path} is damaged ({error}). Mend it, or delete it.") from error
+
+
+def add_hours(path: Path, seconds: float) -> None:
+    """Add to the hours of training on record, complete or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    effort = read_effort(path)
+    hours = float(effort.get("training_hours", 0)) + seconds / 3600
+    effort["training_hours"] = f"{hours:.2f}"
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(json.dumps(effort) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
 @dataclass(frozen=True)
 class NnunetSegmenter:
     """Predictions in a folder: ``fold_0/CASE.npz`` ..., or ``CASE.npz`` for a single one."""
@@ -164,10 +193,7 @@ class NnunetSegmenter:
             "steps": 1,
             "seed": "",
         }
-        path = self.folder / EFFORT_NAME
-        if path.exists():
-            values |= json.loads(path.read_text(encoding="utf-8"))
-        return values
+        return values | read_effort(self.folder / EFFORT_NAME)
 
     def segment(
         self,

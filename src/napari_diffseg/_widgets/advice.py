@@ -51,9 +51,8 @@ class Advice(QObject):
         sampled = run.ensemble.sampled[:k].copy()
         members = run.ensemble.members_uint8(k)  # no copy: nothing is written there any more
         case = run.case
-        task = Task(
-            _judge, members, sampled, case.geometry, run.volume_ml(), run.member_volumes_ml()
-        )
+        voxels = run.ensemble.mask_voxels(k).copy()
+        task = Task(_judge, members, sampled, case.geometry, run.volume_ml(), voxels)
         task.done.connect(partial(self._show_verdict, case))
         self._start(task)
 
@@ -97,10 +96,14 @@ def _judge(
     sampled: NDArray[np.bool_],
     geometry: Geometry,
     mask_ml: float,
-    members_ml: NDArray[np.float64],
+    mask_voxels: NDArray[np.int64],
 ) -> Verdict:
     agreement = measure_agreement(members, sampled)
     slices = [entry.slice for entry in rank_slices(members, sampled, geometry).slices]
     return judge(
-        agreement.mean_pairwise_dice, slices, mask_ml=mask_ml, members_ml=members_ml.tolist()
+        agreement.mean_pairwise_dice,
+        slices,
+        mask_ml=mask_ml,
+        n_with_tumour=int(mask_voxels.any(axis=1).sum()),
+        n_samples=int(sampled.any(axis=1).sum()),
     )

@@ -201,7 +201,8 @@ def describe_result(
             agreement.mean_pairwise_dice,
             [entry.slice for entry in work_list],
             mask_ml=mask_ml,
-            members_ml=members_ml.tolist(),
+            n_with_tumour=int(ensemble.mask_voxels(k)[:, first:end].any(axis=1).sum()),
+            n_samples=int(sampled.any(axis=1).sum()),
         ),
     )
 

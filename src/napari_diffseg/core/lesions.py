@@ -139,7 +139,9 @@ def _describe(
     complete = np.flatnonzero(sampled[:, slices].all(axis=1))
     # Member by member: fancy indices on all four axes at once would copy far more slowly.
     masks = [members[member][z, y, x] >= MASK_LEVEL for member in complete]
-    dice = compute_mean_pairwise_dice(np.stack(masks)) if len(masks) > 1 else None
+    # Where no member's own mask has it (a low threshold), they have nothing to agree on.
+    has_two = len(masks) > 1 and any(mask.any() for mask in masks)
+    dice = compute_mean_pairwise_dice(np.stack(masks)) if has_two else None
     centre_y, centre_x = on_largest[:, 1:].mean(axis=0).tolist()
     centroid = geometry.lpi_affine @ np.append(zyx.mean(axis=0)[::-1], 1.0)
     right, anterior, superior = centroid[:3].tolist()

@@ -58,8 +58,6 @@ class RunRecord:
     n_steps: int
     eta: float | None
     """Of DDIM; None for the other samplers, which have none."""
-    mirror: bool
-    """Whether every second member saw the slices mirrored left to right."""
     seed: int
     seeding: str
     first_member: int
@@ -67,6 +65,8 @@ class RunRecord:
     elapsed_s: float | None
     messages: tuple[str, ...]
     """What went differently from what was asked: less memory, another device."""
+    mirror: bool = False
+    """Whether every second member saw the slices mirrored left to right."""
     stopping: StoppingRecord | None = None
     """None: all members that were asked for were drawn, whether needed or not."""
 

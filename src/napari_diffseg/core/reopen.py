@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +57,11 @@ class SavedResult:
     @property
     def judged(self) -> NDArray[np.bool_]:
         """(Z,) bool: slices that volume and scores are about."""
-        return _mark(self.record.maps.judged_slices, self.case.geometry)
+        maps = self.record.maps
+        # The first version did not say it: its results were always whole.
+        whole = ((maps.first_slice, maps.last_slice),)
+        is_first = self.record.schema_version < 2
+        return _mark(whole if is_first else maps.judged_slices, self.case.geometry)
 
 
 def is_result_path(path: object) -> bool:
@@ -94,6 +99,7 @@ def load_result(
         _check_members(path, record, ensemble, case.geometry)
         return SavedResult(path, record, case, ensemble, {})
     maps = {name: _load_map(path, names, name, case.geometry) for name in MAPS}
+    _check_maps(path, record, maps, case.geometry)
     return SavedResult(path, record, case, None, maps)
 
 
@@ -163,10 +169,10 @@ def _image_folder(record: ResultRecord) -> Path:
 
 
 def _check_grid(path: Path, record: ResultRecord, geometry: Geometry) -> None:
-    affine = np.array(record.case.source_affine)
+    affine = record.case.source_affine
     same = (
         geometry.source_shape == record.case.shape_xyz
-        and affine.shape == (4, 4)
+        and [len(row) for row in affine] == [4] * 4
         and np.allclose(affine, geometry.source_affine, rtol=0, atol=_TOLERANCE_MM)
     )
     if not same:
@@ -181,9 +187,15 @@ def _load_members(path: Path, record: ResultRecord, geometry: Geometry) -> Ensem
     import nibabel as nib
 
     sampled = _recorded_samples(record, geometry)
-    expected = (*geometry.source_shape[: geometry.source_ndim], len(sampled))
-    if geometry.source_ndim == 2:
-        expected = (*geometry.source_shape, len(sampled))
+    expected = (*geometry.source_shape, len(sampled))
+    damage = (
+        OSError,
+        EOFError,
+        ValueError,
+        zlib.error,
+        nib.filebasedimages.ImageFileError,
+        nib.spatialimages.HeaderDataError,
+    )
     try:
         image: Any = nib.load(path)
         if image.shape != expected or image.get_data_dtype() != np.uint8:
@@ -192,7 +204,7 @@ def _load_members(path: Path, record: ResultRecord, geometry: Geometry) -> Ensem
             )
         _check_map_grid(path, image.affine, geometry)
         levels = image.dataobj.get_unscaled()
-    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
+    except damage as error:
         raise DiffsegError(f"{path} cannot be read ({error}).") from error
     ensemble = Ensemble(len(sampled), geometry.shape)
     for member, has in enumerate(sampled):
@@ -224,8 +236,11 @@ def _mark(ranges: SliceRanges, geometry: Geometry) -> NDArray[np.bool_]:
 def _check_members(
     path: Path, record: ResultRecord, ensemble: Ensemble, geometry: Geometry
 ) -> None:
-    members = ensemble.complete_members(record.maps.n_members)
-    voxels = ensemble.mask_voxels(record.maps.n_members)[members].sum(axis=1)
+    k = record.maps.n_members
+    # Complete on the slices that the first k have: later members may have more.
+    sampled = np.flatnonzero(ensemble.sampled[:k].any(axis=0))
+    members = ensemble.complete_members(k, sampled.tolist())
+    voxels = ensemble.mask_voxels(k)[members].sum(axis=1)
     found = (voxels * geometry.voxel_volume_ml).tolist()
     recorded = record.volume.members_ml
     same = len(found) == len(recorded) and all(
@@ -234,6 +249,19 @@ def _check_members(
     if not same:
         raise DiffsegError(
             f"The samples beside {path} are not those that it tells of: their volumes differ."
+        )
+
+
+def _check_maps(
+    path: Path, record: ResultRecord, maps: Mapping[str, NDArray[Any]], geometry: Geometry
+) -> None:
+    mask_ml = np.count_nonzero(maps["mask"]) * geometry.voxel_volume_ml
+    same = math.isclose(mask_ml, record.volume.mask_ml, rel_tol=1e-6, abs_tol=1e-9)
+    for name, highest in (("mean", 1.0), ("variance", 0.25)):
+        same &= bool(maps[name].min() >= 0 and maps[name].max() <= highest + 1e-6)
+    if not same:
+        raise DiffsegError(
+            f"The maps beside {path} are not those that it tells of: their values differ."
         )
 
 

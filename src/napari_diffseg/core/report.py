@@ -113,7 +113,7 @@ def choose_slices(record: ResultRecord, spacing_z_mm: float) -> list[tuple[int, 
         near = any(abs(entry.slice - other) * spacing_z_mm < _APART_MM for other, _ in chosen)
         if near and entry.slice != largest.slice:
             continue
-        reason = f"no. {rank} of the work list, outlines {entry.disagreement_mm:.1f} mm apart"
+        reason = f"no. {rank} of the work list, disagreement {entry.disagreement_mm:.1f} mm"
         if entry.slice == largest.slice:
             chosen[0] = (largest.slice, f"{chosen[0][1]}; {reason}")
         elif len(chosen) < N_PICTURES:

@@ -48,9 +48,8 @@ def tell_figures(record: ResultRecord) -> Iterator[str]:
     verdict = record.verdict
     if verdict is not None:
         yield page.make_paragraph(verdict.text, "warning" if verdict.is_warning else "")
-    first, last = record.maps.first_slice, record.maps.last_slice
-    where = f"slice {first}" if first == last else f"slices {first} to {last}"
-    what = "the whole volume" if record.maps.whole_volume else f"{where} only"
+    parts = [f"{a}" if a == b else f"{a} to {b}" for a, b in record.maps.judged_slices]
+    what = "the whole volume" if record.maps.whole_volume else f"slices {', '.join(parts)} only"
     yield page.make_paragraph(
         f"All figures are about {what}. Slices have the numbers that the file has, from 0.", "soft"
     )
@@ -59,10 +58,9 @@ def tell_figures(record: ResultRecord) -> Iterator[str]:
 def say_interval(volume: VolumeRecord) -> str:
     """Say what the members' volumes span."""
     if volume.low_ml is None or volume.high_ml is None or len(volume.members_ml) < 2:
-        return "of the mask; a single sample has no interval"
-    kind = "range" if volume.interval == "range" else f"{volume.interval}"
+        return "of the mask; an interval takes two complete samples"
     span = f"{volume.low_ml:.2f} to {volume.high_ml:.2f} mL"
-    return f"{span}, {kind} of {len(volume.members_ml)} samples"
+    return f"{span}, {volume.interval} of {len(volume.members_ml)} samples"
 
 
 def tell_profile(record: ResultRecord) -> Iterator[str]:
@@ -104,7 +102,7 @@ def tell_work_list(record: ResultRecord) -> Iterator[str]:
                 _number(entry.dice, 3),
             )
         )
-    headings = ("", "Slice", "Apart, mm", "Mask, mL", "Samples, mL", "Dice with truth")
+    headings = ("", "Slice", "Disagreement, mm", "Mask, mL", "Samples, mL", "Dice with truth")
     yield page.make_table(headings, rows)
 
 

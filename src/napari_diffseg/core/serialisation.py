@@ -81,7 +81,10 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(hint):
         return from_dict(hint, value, where)  # type: ignore[arg-type]
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise ParameterError(f"{where} is too large a number.") from error
     if hint is Any or (type(value) is hint if hint in (int, bool) else isinstance(value, hint)):
         return value
     raise ParameterError(f"{where} must be {getattr(hint, '__name__', hint)}, not {value!r}.")

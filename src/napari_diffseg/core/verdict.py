@@ -27,7 +27,8 @@ def judge(
     work_list: Sequence[int],
     *,
     mask_ml: float,
-    members_ml: Sequence[float],
+    n_with_tumour: int,
+    n_samples: int,
 ) -> Verdict:
     """Say how far a result can be relied on.
 
@@ -39,18 +40,18 @@ def judge(
         Numbers of the slices to look at, worst first.
     mask_ml
         Volume of the mask.
-    members_ml
-        Volumes of the members' own masks.
+    n_with_tumour, n_samples
+        Members whose own mask has a voxel, of all that have a slice; a stopped run's last member
+        may have some slices only, and counts.
     """
     if confidence is None:
         return Verdict("One sample cannot tell how sure it is: draw more.", is_warning=False)
     look = _name_slices(work_list)
     if mask_ml == 0:
-        n_with = sum(volume > 0 for volume in members_ml)
-        if not n_with:
+        if not n_with_tumour:
             return Verdict("No sample shows a tumour.", is_warning=False)
         return Verdict(
-            f"The mask is empty, but {n_with} of {len(members_ml)} samples show a tumour: do not "
+            f"The mask is empty, but {n_with_tumour} of {n_samples} samples show a tumour: do not "
             f"take this for “no tumour”{f' without looking at {look}' if look else ''}.",
             is_warning=True,
         )

@@ -149,8 +149,8 @@ def compute_contour_disagreement_mm(
     outline. For two discs with the radii r and r + d, d small, 1 - Dice is d / r; times r it is d,
     whatever the size. So the score is the distance between the outlines of two members, as it
     would be for discs: the size cancels out, and what is left is how well the border is known.
-    A lesion that only some members see counts with its own radius, times the share of the pairs
-    that quarrel about it.
+    A lesion of radius r that only a share q of the members sees counts with r sqrt(q), times the
+    share of the pairs that differ.
 
     Parameters
     ----------
