@@ -17,6 +17,7 @@ from napari_diffseg._layers import (
     find_layers,
     get_tag,
     make_case_layers,
+    make_edited_layer,
     make_result_layers,
 )
 from napari_diffseg.core.brats import MODALITIES, discover_case, is_brats_path, load_case
@@ -112,6 +113,8 @@ def load_result_layers(path: str, known: Sequence[Case]) -> list[LayerData]:
         saved=saved, overlaps=None if ensemble is None else Overlaps.of_ensemble(ensemble)
     )
     layers = [*shown.values()]
+    if saved.edited is not None and record.edited is not None:
+        layers.insert(-1, make_edited_layer(case, record.edited.run, saved.edited.view(np.uint8)))
     return layers if case in known else [*make_case_layers(case), *layers]
 
 

@@ -119,4 +119,6 @@ def _catch(
     try:
         return function(*args), None
     except Exception as error:
+        if not isinstance(error, DiffsegError):  # those are told to the user by whoever asked
+            _logger.exception("a task stopped with an error")
         return None, error

@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from napari_diffseg._widgets import case_desk, exporter
-from tests.plugin.conftest import TUMOUR_Z, Desk
+from napari_diffseg._layers import find_layers
+from napari_diffseg._widgets import DiffsegWidget, case_desk, exporter
+from napari_diffseg._widgets.engine import Engine
+from tests.plugin.conftest import TUMOUR_Z, Desk, load_tiny
 
 
 @pytest.fixture
-def saved(
-    make_desk: Callable[..., Desk], case_folder: Path, tmp_path: Path, monkeypatch: object
-) -> Path:
+def saved(make_desk: Callable[..., Desk], case_folder: Path, tmp_path: Path) -> Path:
     """Give the record of a result with three samples, two of which the maps are made of."""
     patch = pytest.MonkeyPatch()
     folder = tmp_path / "results"
@@ -42,7 +43,6 @@ def reopen(desk: Desk, path: Path) -> None:
 def test_layers_sliders_and_choices_are_back(make_desk: Callable[..., Desk], saved: Path) -> None:
     desk = make_desk()
     reopen(desk, saved)
-    desk.widget.cases.chooser.currentText()
     assert desk.roles.count("image") == 4
     assert len(desk.layer("samples").data) == 3
     ensemble, parameters = desk.widget.ensemble, desk.widget.parameters
@@ -56,6 +56,44 @@ def test_layers_sliders_and_choices_are_back(make_desk: Callable[..., Desk], sav
     assert f"{record['volume']['mask_ml']:.2f} mL" in desk.widget.readout.volume.text()
     ensemble.threshold.setValue(80)
     desk.wait(lambda: np.array_equal(desk.layer("mask").data, mean > np.float32(0.8)))
+
+
+def test_what_was_painted_is_back_and_is_saved_again(
+    make_desk: Callable[..., Desk],
+    case_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "results"
+    monkeypatch.setattr(exporter, "ask_folder", lambda *_: str(folder))
+    desk = make_desk()
+    desk.open(case_folder)
+    desk.segment()
+    desk.click(desk.widget.export.edit_button)
+    desk.layer("edited").data[TUMOUR_Z, :4, :4] = 1
+    painted = desk.layer("edited").data.copy()
+    desk.click(desk.widget.export.save_button)
+    desk.wait(desk.widget.export.save_button.isEnabled)
+    desk.viewer.layers.clear()
+
+    desk.viewer.open(folder / "Case_001_diffseg.json", plugin="napari-diffseg")
+    np.testing.assert_array_equal(desk.layer("edited").data, painted)
+    desk.click(desk.widget.export.save_button)
+    desk.wait(desk.widget.export.save_button.isEnabled)
+    record = json.loads((folder / "Case_001_diffseg.json").read_text(encoding="utf-8"))
+    assert record["edited"]["n_added"] == 16
+
+
+def test_a_result_whose_map_was_deleted_does_not_keep_the_dock_from_opening(
+    make_napari_viewer: Any, make_desk: Callable[..., Desk], saved: Path
+) -> None:
+    viewer = make_napari_viewer()
+    viewer.open(saved, plugin="napari-diffseg")
+    viewer.layers.remove(find_layers(viewer.layers, role="variance")[0])
+    widget = DiffsegWidget(viewer, Engine(load_tiny))
+    viewer.window.add_dock_widget(widget, name="Diffusion segmentation")
+    assert widget.ensemble.members.maximum() == 3
+    widget.ensemble.threshold.setValue(80)
 
 
 def test_more_samples_continue_the_same_ensemble(

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QObject
 
+from napari_diffseg._widgets.agreement import compute_confidence
 from napari_diffseg._worker import Task
 from napari_diffseg.core.scan_notes import find_scan_notes
 from napari_diffseg.core.verdict import Verdict, judge
-from napari_diffseg.core.work_list import measure_agreement, rank_slices
+from napari_diffseg.core.work_list import rank_slices
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,7 +53,8 @@ class Advice(QObject):
         members = run.ensemble.members_uint8(k)  # no copy: nothing is written there any more
         case = run.case
         voxels = run.ensemble.mask_voxels(k).copy()
-        task = Task(_judge, members, sampled, case.geometry, run.volume_ml(), voxels)
+        confidence = compute_confidence(run)
+        task = Task(_judge, confidence, members, sampled, case.geometry, run.volume_ml(), voxels)
         task.done.connect(partial(self._show_verdict, case))
         self._start(task)
 
@@ -92,16 +94,16 @@ class Advice(QObject):
 
 
 def _judge(
+    confidence: float | None,
     members: NDArray[np.uint8],
     sampled: NDArray[np.bool_],
     geometry: Geometry,
     mask_ml: float,
     mask_voxels: NDArray[np.int64],
 ) -> Verdict:
-    agreement = measure_agreement(members, sampled)
     slices = [entry.slice for entry in rank_slices(members, sampled, geometry).slices]
     return judge(
-        agreement.mean_pairwise_dice,
+        confidence,
         slices,
         mask_ml=mask_ml,
         n_with_tumour=int(mask_voxels.any(axis=1).sum()),

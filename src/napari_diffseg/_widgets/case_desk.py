@@ -84,6 +84,10 @@ class CaseDesk(QObject):
         """Return the case of these files if it is open."""
         return next((case for case in self._cases if case.files == files), None)
 
+    def is_edited(self, case: Case) -> bool:
+        """Whether somebody paints on a mask of a case."""
+        return bool(find_layers(self._viewer.layers, role="edited", case=case))
+
     def open_result(self, path: str) -> None:
         """Open what was saved of a case, and the case."""
         self._opener.open_result(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QObject, Signal
+from qtpy.QtCore import QObject
 
 from napari_diffseg._settings import read_settings
 from napari_diffseg._widgets.case_queue import CaseQueue
@@ -35,8 +35,6 @@ class CaseFolder(QObject):
         Called with the folder for results when the queue is started: what the dock says now.
     """
 
-    failed = Signal(str)
-
     def __init__(
         self,
         case_list: CaseList,
@@ -55,6 +53,7 @@ class CaseFolder(QObject):
         self.queue.changed.connect(self._show)
         desk.listed.connect(self._take)
         desk.opened.connect(self._make_room)
+        desk.failed.connect(self._stay)
         desk.current_changed.connect(self._mark)
         case_list.case_wanted.connect(self._open)
         case_list.start_wanted.connect(self._start)
@@ -96,12 +95,18 @@ class CaseFolder(QObject):
         return output_paths(self._results, files.name)[RECORD] if saved else None
 
     def _make_room(self) -> None:
-        """Close the case of the list that was looked at before, if nothing was drawn on it."""
+        """Close the case of the list that was looked at before, if all of it is on disk."""
         case, self._left = self._left, None
-        if case is None or self._runner.find_run(case) or self._runner.running_case is case:
+        if case is None or self._runner.running_case is case or self._desk.is_edited(case):
+            return
+        run = self._runner.find_run(case)
+        if run is not None and not run.is_reopened:
             return
         if any(entry.files == case.files for entry in self.queue.entries):
             self._desk.close_case(case)
+
+    def _stay(self) -> None:
+        self._left = None
 
     def _mark(self, case: Case | None) -> None:
         if case is not None:

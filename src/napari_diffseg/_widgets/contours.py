@@ -73,7 +73,6 @@ class AgreementContours(QObject):
         self._stage.layers.draw(run, "agreement", labels, name, AGREEMENT_COLOURS, show=show)
 
     def _forget(self) -> None:
-        self._is_on = False
         self._run = self._labels = None
 
 

@@ -108,11 +108,11 @@ class Engine:
 
     def load(self, path: Path | None) -> LoadedModel:
         """Return the model, from memory if the file has not changed since."""
-        key = get_version(path)
-        if self._model is None or self._model[0] != key:
-            self._model = None
-            self._model = key, self._load_model(path)
-        return self._model[1]
+        key, kept = get_version(path), self._model  # the queue may ask from another thread
+        if kept is None or kept[0] != key:
+            self._model = kept = None  # two models at once may be too much
+            self._model = kept = key, self._load_model(path)
+        return kept[1]
 
     def prepare(self, case: Case, model: LoadedModel) -> PreparedCase:
         """Return the network's view of a case, from memory if it was used last."""

@@ -38,6 +38,7 @@ class ErrorOverlay(QObject):
         super().__init__(parent)
         self._stage = stage
         self._is_on = False
+        self._is_to_show = False  # later the user may hide the layer
         self._tau = MAX_UNCERTAINTY
         self._run: Run | None = None
         self._labels: NDArray[np.uint8] | None = None
@@ -67,7 +68,6 @@ class ErrorOverlay(QObject):
         """Stop, and let go of the run."""
         self._timer.stop()
         self._run = self._labels = None
-        self._is_on = False
 
     def _update(self) -> None:
         """The maps are others: write the slice on screen, and all others soon."""
@@ -78,6 +78,7 @@ class ErrorOverlay(QObject):
         if run is not self._run or self._labels is None:
             self._hide()
             self._run, self._labels = run, np.zeros(run.case.geometry.shape, np.uint8)
+            self._is_to_show = True
         elif "errors" not in self._stage.layers.of_run(run):
             self._is_on = False
             self._hide()
@@ -118,12 +119,14 @@ class ErrorOverlay(QObject):
 
     def _draw(self) -> None:
         if self._run is not None and self._labels is not None:
+            show, self._is_to_show = self._is_to_show, False
             self._stage.layers.draw(
                 self._run,
                 "errors",
                 self._labels,
                 f"Errors · {self._run.case.name}",
                 (FALSE_POSITIVE_COLOUR, FALSE_NEGATIVE_COLOUR, FILTERED_COLOUR),
+                show=show,
             )
 
     def _hide(self) -> None:

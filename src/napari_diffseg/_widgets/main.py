@@ -145,6 +145,7 @@ class DiffsegWidget(QWidget):
         self._runner.sampled.connect(self._take_sample)
         self._runner.progressed.connect(self._show_progress)
         self._runner.warned.connect(self._warn)
+        self._review.warned.connect(self._warn)
         self._runner.ended.connect(self._end)
         self._exporter.failed.connect(self._fail)
         self._reopener.adopted.connect(self._show_reopened)
@@ -164,6 +165,7 @@ class DiffsegWidget(QWidget):
         self._viewer.dims.events.point.connect(self._show_slice)
         self._desk.follow_viewer()
         self._reopener.follow_viewer()
+        self._advice.look_at(self._desk.current)
         self._review.show_run(self._runner.find_run(self._desk.current))
         self._show_idle()
 
@@ -261,7 +263,7 @@ class DiffsegWidget(QWidget):
         return QueueOptions(
             recipe=self._recipe(),
             n_samples=self.parameters.choices().n_samples,
-            threshold=self.ensemble.view().threshold,
+            view=self.ensemble.view(),
             folder=results,
             memory_budget_mb=settings.memory_budget_mb,
             threads=settings.threads,

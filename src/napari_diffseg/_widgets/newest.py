@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 
 from qtpy.QtCore import QObject, Signal
 
 from napari_diffseg._worker import Task
-
-_logger = logging.getLogger(__name__)
 
 Call = tuple[Callable[..., object], tuple[object, ...]]
 
@@ -58,7 +55,6 @@ class Newest(QObject):
         else:
             self._start()
 
-    def _fail(self, error: Exception) -> None:
-        _logger.error("a part of the review could not be computed", exc_info=error)
+    def _fail(self) -> None:
         self._task = None
         self._start()

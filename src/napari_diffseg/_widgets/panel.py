@@ -24,6 +24,7 @@ class Panel(Fold):
     ) -> None:
         super().__init__(title, body, tooltip, is_open=is_open)
         self.stage = stage
+        self._shown_id: str | None = ""  # nothing yet, not even that there is no run
         stage.shown.connect(self._update)
         stage.settled.connect(self._update)
         stage.moved.connect(self._move)
@@ -36,7 +37,7 @@ class Panel(Fold):
         raise NotImplementedError
 
     def clear(self) -> None:
-        """Show that there is no run, or none with a sample."""
+        """Show nothing, and drop what is under way: there is no run with a sample, or another."""
         raise NotImplementedError
 
     def show_slice(self, z: int) -> None:
@@ -53,11 +54,11 @@ class Panel(Fold):
     def _update(self) -> None:
         run = self._run
         self.body.setEnabled(run is not None)
-        if not self.is_open:
-            return
-        if run is None:
+        shown_id = None if run is None else run.id
+        if shown_id != self._shown_id:  # folded or not: what it shows is of another case
+            self._shown_id = shown_id
             self.clear()
-        else:
+        if run is not None and self.is_open:
             self.refresh(run)
 
     def _move(self, z: int) -> None:

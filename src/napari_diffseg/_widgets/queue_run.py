@@ -24,7 +24,7 @@ from napari_diffseg.core.progress import Progress
 
 if TYPE_CHECKING:
     from napari_diffseg._widgets.engine import Engine
-    from napari_diffseg._widgets.run import Recipe
+    from napari_diffseg._widgets.run import Recipe, View
     from napari_diffseg.core.brats import Case, CaseFiles
     from napari_diffseg.core.checkpoint import LoadedModel
     from napari_diffseg.core.ensemble import Ensemble
@@ -36,7 +36,8 @@ class QueueOptions:
 
     recipe: Recipe
     n_samples: int
-    threshold: float
+    view: View
+    """How the maps and the mask are made; of all members that there are, whatever its ``k``."""
     folder: Path
     """Where the results go."""
     memory_budget_mb: int = 1500
@@ -172,7 +173,9 @@ def _save(
         case,
         ensemble,
         describe_run(describe_model(model), params, started, elapsed_s, messages),
-        threshold=options.threshold,
+        threshold=options.view.threshold,
+        of=options.view.of,
+        consensus=options.view.consensus,
         k=n_members,
     )
     save_result(options.folder, case, ensemble, record, samples=True)

@@ -65,9 +65,10 @@ class Reopener(QObject):
         }
         run = make_run(saved)
         run.id, run.overlaps = tag["run"], overlaps
-        # The layers' own arrays, which from now on the run writes.
-        run.mean, run.variance = of_result["mean"].data, of_result["variance"].data
-        run.mask = of_result["mask"].data
+        # The layers' own arrays, which from now on the run writes; some may be deleted by now.
+        for role in ("mean", "variance", "mask"):
+            if role in of_result:
+                setattr(run, role, of_result[role].data)
         self._runner.adopt(run)
         self.adopted.emit(run)
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from qtpy.QtCore import QObject, QTimer
+from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_diffseg._layers import describe_slices, find_slice
 from napari_diffseg._widgets.agreement import (
@@ -39,6 +39,8 @@ DISTANCE_WHILE_RUNNING_MS = 3000  # it takes a core, which the sampling wants
 class Review(QObject):
     """Shows one run at a time."""
 
+    warned = Signal(str)
+
     def __init__(
         self,
         stage: Stage,
@@ -61,6 +63,7 @@ class Review(QObject):
         stapler = Stapler(stage, self)
         stapler.working.connect(ensemble.set_computing)
         stapler.computed.connect(self._render_rest)
+        stapler.failed.connect(self.warned)
         ensemble.view_changed.connect(self._change_view)
         ensemble.overlay_changed.connect(self._change_overlay)
         self.show_run(None)

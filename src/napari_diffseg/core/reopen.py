@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 SUFFIX = "_diffseg.json"
 MAPS = ("mask", "mean", "variance")
+EDITED = "edited"
 _MAX_BYTES = 50_000_000  # a record is some 100 kB
 _TOLERANCE_MM = 1e-3
 
@@ -46,6 +47,8 @@ class SavedResult:
     maps
         "mask", "mean" and "variance" as they were saved, (Z, Y, X); empty when there are members,
         of which they are made anew.
+    edited : (Z, Y, X) bool or None
+        The mask that somebody has painted on, if there is one.
     """
 
     path: Path
@@ -53,6 +56,7 @@ class SavedResult:
     case: Case
     ensemble: Ensemble | None
     maps: Mapping[str, NDArray[Any]]
+    edited: NDArray[np.bool_] | None = None
 
     @property
     def judged(self) -> NDArray[np.bool_]:
@@ -94,13 +98,16 @@ def load_result(
     files = _find_files(path, record, folder)
     case = next((case for case in known if case.files == files), None) or load_case(files)
     _check_grid(path, record, case.geometry)
+    edited = None
+    if record.edited is not None and EDITED in names:
+        edited = _load_map(path, names, EDITED, case.geometry) > 0
     if "samples" in names and (path.parent / names["samples"]).is_file():
         ensemble = _load_members(path.parent / names["samples"], record, case.geometry)
         _check_members(path, record, ensemble, case.geometry)
-        return SavedResult(path, record, case, ensemble, {})
+        return SavedResult(path, record, case, ensemble, {}, edited)
     maps = {name: _load_map(path, names, name, case.geometry) for name in MAPS}
     _check_maps(path, record, maps, case.geometry)
-    return SavedResult(path, record, case, None, maps)
+    return SavedResult(path, record, case, None, maps, edited)
 
 
 def read_record(path: Path) -> tuple[ResultRecord, dict[str, str]]:
