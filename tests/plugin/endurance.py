@@ -25,6 +25,7 @@ from qtpy.QtWidgets import QApplication
 from napari_diffseg._layers import find_layers
 
 ACTIONS = ("cancel", "change case", "delete a layer", "close the dock", "close the viewer", "wait")
+PASS_S, QUIET_S = 0.1, 1.5
 TIMEOUT_S = 900.0  # a whole volume on a busy machine
 
 
@@ -42,14 +43,17 @@ def take_stock(folders: Sequence[Path]) -> Remains:
     """Return what is there once everything that ends has ended."""
     import psutil
 
-    assert QThreadPool.globalInstance().waitForDone(int(1000 * TIMEOUT_S))
-    for _ in range(5):
-        live(0.05)
+    n_widgets, quiet_s = -1, 0.0
+    while quiet_s < QUIET_S:  # what is still to be told may begin another task
+        assert QThreadPool.globalInstance().waitForDone(int(1000 * TIMEOUT_S))
+        live(PASS_S)
         QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
         gc.collect()
+        before, n_widgets = n_widgets, len(QApplication.allWidgets())
+        quiet_s = quiet_s + PASS_S if n_widgets == before else 0.0
     _give_memory_back()
     return Remains(
-        widgets=len(QApplication.allWidgets()),
+        widgets=n_widgets,
         threads=frozenset(thread.name for thread in threading.enumerate()),
         files=frozenset(str(p) for folder in folders for p in folder.rglob("*") if _is_ours(p)),
         memory_mb=psutil.Process().memory_info().rss / 2**20,
@@ -142,22 +146,32 @@ def run_rounds(
     chance = random.Random(seed)
     actions = [ACTIONS[i % len(ACTIONS)] for i in range(n_rounds)]
     chance.shuffle(actions)
-    before: Remains | None = None
-    for part in (list(ACTIONS[:2]) if n_rounds < len(ACTIONS) else list(ACTIONS), actions):
-        viewer, widget, is_closed = None, None, True
-        for number, action in enumerate(part, start=1):
-            if is_closed:
-                viewer, widget = open_viewer()
-            is_closed = run_round(viewer, widget, cases, action, chance, patience_s)
-            say(f"{'warm-up' if before is None else 'round'} {number}: {action}")
-        if not is_closed and viewer is not None:
-            viewer.close()
-        viewer = widget = None
-        remains = take_stock(folders)
-        if before is None:
-            before = remains
-    assert before is not None
-    return before, remains
+    warm_up = ACTIONS[:2] if n_rounds < len(ACTIONS) else ACTIONS
+    remains = []
+    for part in (warm_up, actions):
+        _do(part, open_viewer, cases, chance, say, patience_s)
+        remains.append(take_stock(folders))
+    before, after = remains
+    return before, after
+
+
+def _do(
+    actions: Sequence[str],
+    open_viewer: Callable[[], tuple[Any, Any]],
+    cases: Sequence[Path],
+    chance: random.Random,
+    say: Callable[[str], None],
+    patience_s: float,
+) -> None:
+    """Do these rounds, and close what is open: its own frame, so that nothing is held here."""
+    viewer, widget, is_closed = None, None, True
+    for number, action in enumerate(actions, start=1):
+        if is_closed:
+            viewer, widget = open_viewer()
+        is_closed = run_round(viewer, widget, cases, action, chance, patience_s)
+        say(f"{number}: {action}")
+    if not is_closed and viewer is not None:
+        viewer.close()
 
 
 def main() -> int:
