@@ -106,20 +106,26 @@ def _change_intensities(
     def draw(limit: float) -> Tensor:
         return of_all_slices(_uniform((n, N_MODALITIES, 1, 1), limit, generator))
 
-    out = images.clamp(0.0, 1.0) ** torch.exp(draw(config.log_gamma))
-    out = out * (1.0 + draw(config.gain))
+    # In place from here on: with six neighbours a batch of 16 is 55 MB.
+    out = images.clamp(0.0, 1.0).pow_(torch.exp(draw(config.log_gamma)))
+    out.mul_(1.0 + draw(config.gain))
     if config.bias > 0:
-        field = _smooth_field(n, N_MODALITIES, (height, width), config.bias, generator)
-        out = out * of_all_slices(torch.exp(field))
-    out = out + draw(config.offset)
+        field = torch.exp(
+            _smooth_field(n, N_MODALITIES, (height, width), config.bias, generator)
+        )
+        out.view(slices.shape).mul_(field[:, None])
+    out.add_(draw(config.offset))
     blurred = torch.rand(n, generator=generator) < config.blur
     if bool(blurred.any()):
         kernel = torch.tensor([1.0, 2.0, 1.0]) / 4.0
         weights = torch.outer(kernel, kernel).expand(channels, 1, 3, 3)
         out[blurred] = F.conv2d(out[blurred], weights, padding=1, groups=channels)
     std = torch.rand((n, N_MODALITIES, 1, 1), generator=generator) * config.noise
-    out = out + of_all_slices(std) * torch.randn(out.shape, generator=generator)
-    out = out.clamp(0.0, 1.0) * brain
+    noise = std * torch.randn((n, N_MODALITIES, height, width), generator=generator)
+    for number, neighbour in enumerate(out.view(slices.shape).unbind(1)):
+        # Normal numbers are what takes longest here: neighbours have the same ones elsewhere.
+        neighbour.add_(noise.roll((31 * number, 47 * number), (-2, -1)))
+    out.clamp_(0.0, 1.0).mul_(brain)
     dropped = torch.rand((n, N_MODALITIES), generator=generator) < config.modality_dropout
     dropped[dropped.all(1)] = False
-    return out * ~of_all_slices(dropped[:, :, None, None])
+    return out.mul_(~of_all_slices(dropped[:, :, None, None]))

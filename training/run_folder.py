@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from napari_diffseg.core.checkpoint import LoadedModel, load_checkpoint
 from napari_diffseg.core.environment import describe_platform, software_versions
 from napari_diffseg.core.errors import CheckpointError, DiffsegError, ParameterError
-from napari_diffseg.core.serialisation import from_dict, to_dict
+from napari_diffseg.core.serialisation import from_dict
 from training.cache_index import CacheIndex
+from training.changes import describe_changes
 from training.config import TrainingConfig, config_values, format_config
 from training.data import Split, hash_cases
 from training.state import STATE_NAME, read_record
@@ -78,7 +78,7 @@ def find_changes(
         before = from_dict(TrainingConfig, record["config"])
     except ParameterError as error:
         raise CheckpointError(f"The run in this folder is from another version: {error}") from error
-    changes = _describe_changes(config_values(before), config_values(config))
+    changes = describe_changes(config_values(before), config_values(config))
     fixed = [c for c in changes if c.startswith(_OF_THE_WEIGHTS)]
     if fixed:
         raise ParameterError(
@@ -89,34 +89,6 @@ def find_changes(
         if record["provenance"].get(key, provenance[key]) != provenance[key]:
             changes.append(f"{what} are others")
     return changes
-
-
-def load_initial_model(path: Path, config: TrainingConfig) -> LoadedModel:
-    """Return the model that a new run starts from.
-
-    Raises
-    ------
-    CheckpointError
-        If the file is missing or damaged.
-    ParameterError
-        If its networks, diffusion or preprocessing are not the configuration's.
-    """
-    if config.baseline is not None:
-        raise ParameterError("--init is for diffusion models: a [baseline] starts from nothing.")
-    model = load_checkpoint(path)
-    theirs = {
-        "model": to_dict(model.network.config),
-        "diffusion": to_dict(model.network.diffusion),
-        "preprocessing": to_dict(model.preprocessing),
-    }
-    ours = to_dict(config)
-    changes = _describe_changes(theirs, {name: ours[name] for name in theirs})
-    if changes:
-        raise ParameterError(
-            f"{path} is another model than the configuration describes, so no run can start from "
-            "its weights:\n  " + "\n  ".join(changes)
-        )
-    return model
 
 
 def check_resumable(
@@ -209,32 +181,3 @@ def _try_lock(file: BinaryIO) -> bool:
     except OSError:
         return False
     return True
-
-
-def _describe_changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    old, new = _flatten(before), _flatten(after)
-    return [
-        f"{name}: {_text(old.get(name))} -> {_text(new.get(name))}"
-        for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
-    ]
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "none"
-    return (
-        str(list(value))
-        if isinstance(value, Sequence) and not isinstance(value, str)
-        else str(value)
-    )

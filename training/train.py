@@ -31,13 +31,13 @@ from training.previews import draw_preview, save_png
 from training.run_folder import (
     check_resumable,
     collect_provenance,
-    load_initial_model,
     locked,
     write_description,
 )
 from training.signals import StopRequest
 from training.state import BEST_NAME, save_average
 from training.validate import Validator
+from training.warm_start import load_initial_model
 
 _BEST_BY = "dice_ensemble"
 
