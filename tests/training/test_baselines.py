@@ -29,7 +29,11 @@ TINY = {
         "baseline.segnet.n_convolutions=[1, 1]",
         "baseline.segnet.dropout_levels=1",
     ),
-    "unet": ("baseline.unet.base_channels=8", "baseline.unet.channel_multipliers=[1, 2]"),
+    "unet": (
+        "baseline.unet.in_channels=12",
+        "baseline.unet.base_channels=8",
+        "baseline.unet.channel_multipliers=[1, 2]",
+    ),
 }
 TINY["bayesian_segnet"] = TINY["segnet"]
 

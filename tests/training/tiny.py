@@ -20,16 +20,18 @@ SHAPE = (40, 36, 12)  # x, y, z of the files
 AFFINE = np.array([[-1, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]], float)
 OVERRIDES = (
     "preprocessing.window=[48, 48]",
+    "preprocessing.context_slices=[-2, 2]",  # the cases have 12 slices
     "run.log_every=7",
     "run.checkpoint_every=7",
     "run.validate_every=20",
     "run.validation_slices=4",
 )
+DEBUG_OVERRIDES = (*OVERRIDES, "model.prior_encoder.in_channels=12")
 
 
 def tiny_config(*overrides: str) -> TrainingConfig:
     """Return ``debug.toml`` for slices of 48x48."""
-    return load_config(find_config("debug"), [*OVERRIDES, *overrides])
+    return load_config(find_config("debug"), [*DEBUG_OVERRIDES, *overrides])
 
 
 def write_tiny_case(folder: Path, name: str, seed: int, *, labels: bool = True) -> Path:
@@ -65,7 +67,7 @@ class TinyData:
     def arguments(self, run: Path, *extra: str) -> list[str]:
         """Return the command line of a run of ``debug.toml``."""
         places = ["--data", self.cache, "--split", self.split, "--run", run]
-        settings = [part for override in OVERRIDES for part in ("--set", override)]
+        settings = [part for override in DEBUG_OVERRIDES for part in ("--set", override)]
         return ["debug", *map(str, places), *settings, "--threads", "1", *extra]
 
     def train(self, run: Path, *extra: str) -> int:

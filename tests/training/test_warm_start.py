@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from napari_diffseg.core.checkpoint import LoadedModel, prepare_network, save_checkpoint
+from napari_diffseg.core.diffusion import DiffusionConfig
+from napari_diffseg.core.errors import ParameterError
+from napari_diffseg.core.model import DiffusionModel, ModelConfig
+from napari_diffseg.core.unet import UNetConfig
+from tests.models import tiny_model
+from training.config import TrainingConfig
+from training.warm_start import load_initial_model, widen_context
+
+
+def concatenating_model(context_slices: tuple[int, ...]) -> LoadedModel:
+    """Return a model as in the paper: images and noised mask enter one network together."""
+    model = tiny_model(context_slices=context_slices)
+    channels = model.preprocessing.n_prior_channels + 1
+    unet = UNetConfig(
+        channels, 1, base_channels=8, channel_multipliers=(1, 2), n_res_blocks=1,
+        attention_factors=(), patch_size=2, n_groups=4,
+    )  # fmt: skip
+    network = DiffusionModel(ModelConfig(unet), DiffusionConfig(variance="fixed_small"))
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return replace(model, network=prepare_network(network))
+
+
+def predict(model: LoadedModel, slices: dict[int, torch.Tensor]) -> torch.Tensor:
+    """Return the output for images (B, 4, Y, X) of the slice, 0, and of its neighbours."""
+    images = torch.cat([slices[k] for k in (0, *model.preprocessing.context_slices)], dim=1)
+    x_t = torch.randn((2, 1, 32, 32), generator=torch.Generator().manual_seed(1))
+    prior = model.network.encode_prior(images)
+    return model.network(x_t, torch.tensor([3, 70]), prior)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("make", [tiny_model, concatenating_model])
+def test_new_neighbours_change_nothing_until_they_are_learnt(make) -> None:
+    generator = torch.Generator().manual_seed(0)
+    slices = {k: torch.rand((2, 4, 32, 32), generator=generator) for k in (-5, -2, 0, 2, 5)}
+    model = make(context_slices=(-2, 2))
+    wider = widen_context(model, (-5, -2, 2, 5))
+    before = predict(model, slices)
+    assert before.std() > 1e-2
+    torch.testing.assert_close(predict(wider, slices), before)
+    # It is the neighbours' own weights that moved with them.
+    swapped = slices | {-2: slices[2], 2: slices[-2]}
+    assert not torch.allclose(predict(wider, swapped), before, atol=1e-3)
+    torch.testing.assert_close(predict(wider, swapped), predict(model, swapped))
+    assert wider.preprocessing.context_slices == (-5, -2, 2, 5)
+    assert model.preprocessing.context_slices == (-2, 2)
+
+
+def test_run_starts_from_a_model_that_sees_fewer_neighbours(tmp_path) -> None:
+    model = tiny_model(context_slices=(-2, 2))
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, model.network, model.preprocessing, model.card, {})
+    wider = widen_context(model, (-5, -2, 2, 5))
+    config = TrainingConfig(
+        model=wider.network.config,
+        diffusion=wider.network.diffusion,
+        preprocessing=wider.preprocessing,
+    )
+    loaded = load_initial_model(path, config)
+    assert loaded.sha256
+    for name, value in wider.network.state_dict().items():
+        torch.testing.assert_close(loaded.network.state_dict()[name], value, atol=1e-3, rtol=1e-3)
+    fewer = replace(config.preprocessing, context_slices=(-5, 5))
+    narrow = tiny_model(context_slices=(-5, 5)).network.config
+    with pytest.raises(ParameterError, match="context_slices"):
+        load_initial_model(path, replace(config, preprocessing=fewer, model=narrow))
