@@ -110,9 +110,7 @@ def _change_intensities(
     out = images.clamp(0.0, 1.0).pow_(torch.exp(draw(config.log_gamma)))
     out.mul_(1.0 + draw(config.gain))
     if config.bias > 0:
-        field = torch.exp(
-            _smooth_field(n, N_MODALITIES, (height, width), config.bias, generator)
-        )
+        field = torch.exp(_smooth_field(n, N_MODALITIES, (height, width), config.bias, generator))
         out.view(slices.shape).mul_(field[:, None])
     out.add_(draw(config.offset))
     blurred = torch.rand(n, generator=generator) < config.blur
