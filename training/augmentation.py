@@ -1,4 +1,4 @@
-"""Random but plausible changes of training slices, drawn from a generator that is handed in."""
+"""Random but plausible changes of training slices, from numbers that are handed in."""
 
 from __future__ import annotations
 
@@ -9,47 +9,46 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.config import AugmentationConfig
+from training.shares import BatchRandom
 
 N_MODALITIES = 4
 
 
 def augment(
-    images: Tensor, masks: Tensor, config: AugmentationConfig, generator: torch.Generator
+    images: Tensor, masks: Tensor, config: AugmentationConfig, random: BatchRandom
 ) -> tuple[Tensor, Tensor]:
     """Return changed copies of images (B, C, Y, X) in [0, 1] and masks (B, 1, Y, X) in {0, 1}.
 
     C is 4, or a multiple of it where neighbouring slices follow the slice itself: they share its
     geometry and its contrast, and each has noise of its own.
     """
-    images = _change_context(images, config, generator)
-    images, masks = _warp(images, masks, config, generator)
-    return _change_intensities(images, config, generator), masks
+    images = _change_context(images, config, random)
+    images, masks = _warp(images, masks, config, random)
+    return _change_intensities(images, config, random), masks
 
 
-def _uniform(shape: tuple[int, ...], limit: float, generator: torch.Generator) -> Tensor:
-    return (torch.rand(shape, generator=generator) * 2.0 - 1.0) * limit
+def _uniform(shape: tuple[int, ...], limit: float, random: BatchRandom) -> Tensor:
+    return (random.uniform(*shape) * 2.0 - 1.0) * limit
 
 
 def _smooth_field(
-    n: int, channels: int, size: tuple[int, int], std: float, generator: torch.Generator
+    n: int, channels: int, size: tuple[int, int], std: float, random: BatchRandom
 ) -> Tensor:
     """Return smooth noise (n, channels, Y, X) from control points about 30 voxels apart."""
-    points = torch.randn(
-        (n, channels, max(2, size[0] // 32), max(2, size[1] // 32)), generator=generator
-    )
+    points = random.normal(n, channels, max(2, size[0] // 32), max(2, size[1] // 32))
     return F.interpolate(points * std, size, mode="bicubic", align_corners=True)
 
 
 def _warp(
-    images: Tensor, masks: Tensor, config: AugmentationConfig, generator: torch.Generator
+    images: Tensor, masks: Tensor, config: AugmentationConfig, random: BatchRandom
 ) -> tuple[Tensor, Tensor]:
     n, _, height, width = images.shape
-    angle = _uniform((n,), math.radians(config.rotation_deg), generator)
-    scale = torch.exp(_uniform((n,), config.log_scale, generator))
-    aspect = torch.exp(_uniform((n,), config.log_scale / 3.0, generator))
-    shear = _uniform((n,), config.shear, generator)
-    shift = _uniform((n, 2), config.shift_voxels, generator)
-    flip = torch.where(torch.rand(n, generator=generator) < config.flip, -1.0, 1.0)
+    angle = _uniform((n,), math.radians(config.rotation_deg), random)
+    scale = torch.exp(_uniform((n,), config.log_scale, random))
+    aspect = torch.exp(_uniform((n,), config.log_scale / 3.0, random))
+    shear = _uniform((n,), config.shear, random)
+    shift = _uniform((n, 2), config.shift_voxels, random)
+    flip = torch.where(random.uniform(n) < config.flip, -1.0, 1.0)
     cos, sin = torch.cos(angle), torch.sin(angle)
     # Rows map output voxels (x, y), counted from the middle, to input voxels.
     matrix = torch.stack(
@@ -67,7 +66,7 @@ def _warp(
     positions = torch.stack([x, y], -1).reshape(1, -1, 2) @ matrix.transpose(1, 2)
     positions = (positions + shift[:, None]).view(n, height, width, 2)
     if config.elastic_voxels > 0:
-        displacement = _smooth_field(n, 2, (height, width), config.elastic_voxels, generator)
+        displacement = _smooth_field(n, 2, (height, width), config.elastic_voxels, random)
         positions = positions + displacement.permute(0, 2, 3, 1)
     grid = positions * torch.tensor([2.0 / width, 2.0 / height])
     stack = torch.cat([images, masks], 1)
@@ -75,15 +74,13 @@ def _warp(
     return warped[:, :-1], (warped[:, -1:] > 0.5).to(masks.dtype)
 
 
-def _change_context(
-    images: Tensor, config: AugmentationConfig, generator: torch.Generator
-) -> Tensor:
+def _change_context(images: Tensor, config: AugmentationConfig, random: BatchRandom) -> Tensor:
     """Swap the neighbours of some slices, and give some their own image instead."""
     n, channels, height, width = images.shape
     if channels == N_MODALITIES:
         return images
     slices = images.view(n, -1, N_MODALITIES, height, width)
-    u = torch.rand(n, generator=generator)
+    u = random.uniform(n)
     swapped = u >= 1.0 - config.context_swap
     alone = (u >= 1.0 - config.context_swap - config.context_dropout) & ~swapped
     out = slices.clone()
@@ -92,9 +89,7 @@ def _change_context(
     return out.view(images.shape)
 
 
-def _change_intensities(
-    images: Tensor, config: AugmentationConfig, generator: torch.Generator
-) -> Tensor:
+def _change_intensities(images: Tensor, config: AugmentationConfig, random: BatchRandom) -> Tensor:
     n, channels, height, width = images.shape
     n_slices = channels // N_MODALITIES
     slices = images.view(n, n_slices, N_MODALITIES, height, width)
@@ -104,26 +99,26 @@ def _change_intensities(
         return values.repeat(1, n_slices, 1, 1)
 
     def draw(limit: float) -> Tensor:
-        return of_all_slices(_uniform((n, N_MODALITIES, 1, 1), limit, generator))
+        return of_all_slices(_uniform((n, N_MODALITIES, 1, 1), limit, random))
 
     # In place from here on: with six neighbours a batch of 16 is 55 MB.
     out = images.clamp(0.0, 1.0).pow_(torch.exp(draw(config.log_gamma)))
     out.mul_(1.0 + draw(config.gain))
     if config.bias > 0:
-        field = torch.exp(_smooth_field(n, N_MODALITIES, (height, width), config.bias, generator))
+        field = torch.exp(_smooth_field(n, N_MODALITIES, (height, width), config.bias, random))
         out.view(slices.shape).mul_(field[:, None])
     out.add_(draw(config.offset))
-    blurred = torch.rand(n, generator=generator) < config.blur
+    blurred = random.uniform(n) < config.blur
     if bool(blurred.any()):
         kernel = torch.tensor([1.0, 2.0, 1.0]) / 4.0
         weights = torch.outer(kernel, kernel).expand(channels, 1, 3, 3)
         out[blurred] = F.conv2d(out[blurred], weights, padding=1, groups=channels)
-    std = torch.rand((n, N_MODALITIES, 1, 1), generator=generator) * config.noise
-    noise = std * torch.randn((n, N_MODALITIES, height, width), generator=generator)
+    std = random.uniform(n, N_MODALITIES, 1, 1) * config.noise
+    noise = std * random.normal(n, N_MODALITIES, height, width)
     for number, neighbour in enumerate(out.view(slices.shape).unbind(1)):
         # Normal numbers are what takes longest here: neighbours have the same ones elsewhere.
         neighbour.add_(noise.roll((31 * number, 47 * number), (-2, -1)))
     out.clamp_(0.0, 1.0).mul_(brain)
-    dropped = torch.rand((n, N_MODALITIES), generator=generator) < config.modality_dropout
+    dropped = random.uniform(n, N_MODALITIES) < config.modality_dropout
     dropped[dropped.all(1)] = False
     return out.mul_(~of_all_slices(dropped[:, :, None, None]))

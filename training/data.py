@@ -19,6 +19,7 @@ from napari_diffseg.core.errors import CaseError
 from napari_diffseg.core.preprocessing import find_context
 from training.augmentation import augment
 from training.config import AugmentationConfig, DataConfig
+from training.shares import BatchRandom
 
 
 @dataclass(frozen=True)
@@ -222,10 +223,10 @@ def load_batch(
     plan: BatchPlan,
     step: int,
     augmentation: AugmentationConfig | None,
-    generator: torch.Generator,
+    random: BatchRandom,
 ) -> tuple[Tensor, Tensor]:
-    """Return the images and masks of one step, augmented."""
-    images, masks = cache.load(plan.indices(step))
+    """Return the share's images and masks of one step, augmented."""
+    images, masks = cache.load(random.share.of(plan.indices(step), random.groups))
     if augmentation is not None:
-        images, masks = augment(images, masks, augmentation, generator)
+        images, masks = augment(images, masks, augmentation, random)
     return images, masks

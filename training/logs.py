@@ -160,6 +160,34 @@ class RunLog:
                 self._writer.add_scalar(f"{group}/{name}", value, int(row["step"] or 0))
 
 
+class SilentLog:
+    """What processes that write nothing have instead of a :class:`RunLog`; it knows of nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def say(self, message: str) -> None:
+        """Tell nobody."""
+
+    def on_step(self, result: StepResult) -> None:
+        """Count nothing."""
+
+    def is_validated(self, step: int) -> bool:  # noqa: ARG002
+        """Whether a validation is on record: it is not this process that misses one."""
+        return True
+
+    def best(self, column: str) -> float | None:  # noqa: ARG002
+        """Return None."""
+        return None
+
+    def count_since_best(self, column: str) -> int:  # noqa: ARG002
+        """Return 0."""
+        return 0
+
+
 def _summarise(results: list[StepResult], batch_size: int) -> dict[str, float]:
     n = len(results)
     last = results[-1]

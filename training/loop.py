@@ -1,7 +1,8 @@
 """The training loop: one optimiser step is a pure function of the state and the step number.
 
 Every random choice of a step (slices, augmentation, timesteps, noise) comes from a generator
-seeded by (run seed, step), so a run that was killed goes on exactly as if it had not been.
+seeded by (run seed, step), so a run that was killed goes on exactly as if it had not been. Several
+processes draw the same numbers, and each works on its share of the batch: the step is the same.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from napari_diffseg.core.checkpoint import LoadedModel
 from training.config import OptimiserConfig, RunConfig, TrainingConfig, config_values
 from training.data import BatchPlan, SliceCache, load_batch
 from training.ema import ExponentialMovingAverage
-from training.objectives import make_objective
+from training.objectives import TrainingLoss, make_objective
+from training.processes import ONE_PROCESS, Processes
+from training.shares import BatchRandom
 from training.state import STATE_NAME, load_state, save_state
 
 
@@ -78,14 +81,16 @@ class Trainer:
         cache: SliceCache,
         device: torch.device,
         provenance: dict[str, Any],
+        processes: Processes = ONE_PROCESS,
     ) -> None:
         self.config, self.folder, self.device = config, folder, device
-        self._cache, self._provenance = cache, dict(provenance)
-        self._objective = make_objective(config)
+        self._cache, self._provenance, self._processes = cache, dict(provenance), processes
+        objective = make_objective(config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.run.seed)
-            self.network = self._objective.make_network()
+            self.network = objective.make_network()
         self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._loss = processes.connect(TrainingLoss(self.network, objective))
         self.ema = ExponentialMovingAverage(
             self.network, config.optimiser.ema_decay, warmup=config.optimiser.ema_warmup
         )
@@ -104,6 +109,7 @@ class Trainer:
         )
         self.step = 0
         self.seconds = 0.0
+        self.resumed_processes: int | None = None
 
     def resume(self) -> bool:
         """Go on from the folder's state, if it has one."""
@@ -114,6 +120,7 @@ class Trainer:
         self.step, self.seconds = int(record["step"]), float(record["seconds"])
         if "init" in record["provenance"]:
             self._provenance["init"] = record["provenance"]["init"]
+        self.resumed_processes = int(record.get("processes", 1))
         if "loss_scale" in record:
             self._scaler.load_state_dict(record["loss_scale"])
         return True
@@ -129,9 +136,10 @@ class Trainer:
         }
 
     def save(self) -> Path:
-        """Write the folder's state."""
+        """Write the folder's state: the main process does, for all."""
         path = self.folder / STATE_NAME
-        save_state(path, self.network, self.ema, self._optimiser, self.record())
+        if self._processes.is_main:
+            save_state(path, self.network, self.ema, self._optimiser, self.record())
         return path
 
     def record(self) -> dict[str, Any]:
@@ -139,6 +147,7 @@ class Trainer:
         record = {
             "step": self.step,
             "seconds": self.seconds,
+            "processes": self._processes.count,
             "config": config_values(self.config),
             "provenance": self._provenance,
         }
@@ -150,27 +159,26 @@ class Trainer:
         """Take one optimiser step."""
         started = time.perf_counter()
         config = self.config
-        generator = step_generator(config.run.seed, self.step)
-        images, masks = load_batch(
-            self._cache, self._plan, self.step, config.augmentation, generator
+        parts = config.run.accumulate
+        random = BatchRandom(
+            step_generator(config.run.seed, self.step), self._processes.share, groups=parts
         )
+        images, masks = load_batch(self._cache, self._plan, self.step, config.augmentation, random)
         rate = compute_learning_rate(self.step, config.optimiser, config.run.total_steps)
         for group in self._optimiser.param_groups:
             group["lr"] = rate
         self.network.train()
         self._optimiser.zero_grad(set_to_none=True)
-        parts = config.run.accumulate
         sums: dict[str, Tensor] = {}
-        for image, mask in zip(images.chunk(parts), masks.chunk(parts), strict=True):
-            terms = self._objective.compute_terms(
-                self.network,
-                image.to(self.device),
-                mask.to(self.device),
-                generator,
-                self._autocast,
-            )
-            loss = torch.stack(list(terms.values())).sum() / parts
-            torch.autograd.backward(self._scaler.scale(loss))
+        for part, (image, mask) in enumerate(
+            zip(images.chunk(parts), masks.chunk(parts), strict=True), start=1
+        ):
+            with self._processes.keeping_gradients(self._loss, wanted=part < parts):
+                terms = self._loss(
+                    image.to(self.device), mask.to(self.device), random, self._autocast
+                )
+                loss = torch.stack(list(terms.values())).sum() / parts
+                torch.autograd.backward(self._scaler.scale(loss))
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0.0) + term.detach() / parts
         self._scaler.unscale_(self._optimiser)
@@ -180,12 +188,13 @@ class Trainer:
         self._scaler.update()
         self.step += 1
         self.ema.update(self.network, self.step)
+        values = self._processes.mean(torch.stack(list(sums.values())))
         seconds = time.perf_counter() - started
         self.seconds += seconds
         return StepResult(
             self.step,
-            float(torch.stack(list(sums.values())).sum()),
-            {name: float(term) for name, term in sums.items()},
+            float(values.sum()),
+            dict(zip(sums, values.tolist(), strict=True)),
             rate,
             float(norm),
             seconds,
@@ -209,8 +218,8 @@ class Trainer:
         Returns
         -------
         bool
-            Whether the last step was reached; False if ``should_stop`` (asked after each step)
-            ended the run, whose state is then saved.
+            Whether the last step was reached; False if ``should_stop`` (asked after each step, of
+            every process) ended the run, whose state is then saved.
 
         Raises
         ------
@@ -219,7 +228,7 @@ class Trainer:
         """
         run = self.config.run
         while self.step < run.total_steps:
-            if should_stop():
+            if self._processes.any(should_stop()):
                 self.save()
                 return False
             result = self.run_step()

@@ -19,6 +19,7 @@ from napari_diffseg.core.diffusion import (
 from napari_diffseg.core.model import DiffusionModel, EncodedPrior
 from training.baselines.networks import make_network
 from training.config import TrainingConfig
+from training.shares import BatchRandom
 
 Autocast = Callable[..., AbstractContextManager[Any]]
 """Makes the context of reduced precision; takes ``cache_enabled``."""
@@ -35,15 +36,35 @@ class Objective(Protocol):
         network: Any,
         images: Tensor,
         masks: Tensor,
-        generator: torch.Generator,
+        random: BatchRandom,
         autocast: Autocast,
     ) -> dict[str, Tensor]:
-        """Return the terms, to be added, of images (B, C, Y, X) and masks (B, 1, Y, X)."""
+        """Return the terms, to be added, of images (B, C, Y, X) and masks (B, 1, Y, X).
+
+        Each is a mean over the images, so that of a batch is the mean of its equal parts'.
+        """
 
 
 def make_objective(config: TrainingConfig) -> Objective:
     """Return what a configuration trains."""
     return DiffusionObjective(config) if config.baseline is None else MaskObjective(config)
+
+
+class TrainingLoss(nn.Module):
+    """Network and objective as one module, whose forward pass is all that a gradient comes from.
+
+    This is what processes connect: the objective calls parts of the network several times.
+    """
+
+    def __init__(self, network: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.network, self._objective = network, objective
+
+    def forward(
+        self, images: Tensor, masks: Tensor, random: BatchRandom, autocast: Autocast
+    ) -> dict[str, Tensor]:
+        """Return the objective's terms."""
+        return self._objective.compute_terms(self.network, images, masks, random, autocast)
 
 
 class MaskObjective:
@@ -62,12 +83,12 @@ class MaskObjective:
         network: nn.Module,
         images: Tensor,
         masks: Tensor,
-        generator: torch.Generator,
+        random: BatchRandom,
         autocast: Autocast,
     ) -> dict[str, Tensor]:
         """Return one term, ``mask``."""
         images = images.contiguous(memory_format=torch.channels_last)
-        with _seeded(_draw_seed(generator), images.device), autocast():
+        with _seeded(random.seed(), images.device), autocast():
             logits = network(images)
         return {"mask": compute_mask_loss(logits, masks, self._config.loss.dice_weight).mean()}
 
@@ -88,26 +109,25 @@ class DiffusionObjective:
         network: DiffusionModel,
         images: Tensor,
         masks: Tensor,
-        generator: torch.Generator,
+        random: BatchRandom,
         autocast: Autocast,
     ) -> dict[str, Tensor]:
         """Return ``mse`` and ``vlb``, or ``mask`` and ``prior``."""
         config, schedule, device = self._config, self._schedule, images.device
         draws = config.loss.n_draws
         which = torch.arange(len(images)).repeat(draws)
-        row = self._draw_rows(len(which), generator)
-        noise = torch.randn((len(which), *masks.shape[1:]), generator=generator).to(device)
+        random = random.in_groups(draws)
+        row = self._draw_rows(len(which), random)
+        noise = random.normal(len(which), *masks.shape[1:]).to(device)
         targets = masks[which]
         x_0 = encode_mask(targets, config.diffusion)
         x_t = q_sample(x_0, row, noise, schedule)
         t = torch.from_numpy(schedule.timesteps)[row].to(device)
         images = images.contiguous(memory_format=torch.channels_last)
-        with _seeded(_draw_seed(generator), device), autocast():
+        with _seeded(random.seed(), device), autocast():
             prior = network.encode_prior(images)
             given = prior[which.to(device)]
-            x_t = self._with_own_estimates(
-                network, x_0, x_t, row, noise, given, generator, autocast
-            )
+            x_t = self._with_own_estimates(network, x_0, x_t, row, noise, given, random, autocast)
             output = network(x_t, t, given)
         if config.diffusion.prediction == "epsilon":
             if config.diffusion.variance == "learned_range":
@@ -130,7 +150,7 @@ class DiffusionObjective:
         row: Tensor,
         noise: Tensor,
         prior: EncodedPrior,
-        generator: torch.Generator,
+        random: BatchRandom,
         autocast: Autocast,
     ) -> Tensor:
         """Noise the network's own estimate of x_0 instead of the truth, for some of the draws.
@@ -143,9 +163,9 @@ class DiffusionObjective:
         if fraction == 0.0:
             return x_t
         schedule, diffusion = self._schedule, self._config.diffusion
-        own = torch.rand(len(row), generator=generator) < fraction
-        share = torch.rand(len(row), generator=generator)
-        earlier_noise = torch.randn(noise.shape, generator=generator).to(noise.device)
+        own = random.uniform(len(row)) < fraction
+        share = random.uniform(len(row))
+        earlier_noise = random.normal(*noise.shape).to(noise.device)
         if not bool(own.any()):
             return x_t
         # A state that sampling visits before this one: anywhere from here to pure noise.
@@ -161,16 +181,12 @@ class DiffusionObjective:
         out[here] = q_sample(estimate, row[own], noise[here], schedule)
         return out
 
-    def _draw_rows(self, n: int, generator: torch.Generator) -> Tensor:
+    def _draw_rows(self, n: int, random: BatchRandom) -> Tensor:
         total = len(self._schedule)
-        u = torch.rand(n, generator=generator, dtype=torch.float64)
+        u = random.uniform(n, dtype=torch.float64)
         if self._config.loss.t_density == "linear":
             u = u.sqrt()
         return (u * total).long().clamp(max=total - 1)
-
-
-def _draw_seed(generator: torch.Generator) -> int:
-    return int(torch.randint(2**62, (), generator=generator))
 
 
 @contextmanager

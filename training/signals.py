@@ -13,10 +13,17 @@ class StopRequest:
     """Remembers the first SIGINT or SIGTERM; the second one acts as it always does.
 
     A context manager; call it to ask whether the run should stop.
+
+    Parameters
+    ----------
+    patient
+        Whether a second one is nothing new. Under a launcher it is not a user's wish: the launcher
+        passes on what it is sent, which a batch system has sent to every process before.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, patient: bool = False) -> None:
         self.signal: int | None = None
+        self._patient = patient
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> Self:
@@ -33,7 +40,12 @@ class StopRequest:
         return self.signal is not None
 
     def _remember(self, number: int, _frame: FrameType | None) -> None:
+        if self.signal is not None:
+            return
         self.signal = number
+        if self._patient:
+            sys.stderr.write("\nStopping after this step.\n")
+            return
         self._restore()
         sys.stderr.write("\nStopping after this step; once more to stop at once.\n")
 

@@ -6,9 +6,10 @@ averaged weights draw a few members on a fixed choice of the validation patients
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -27,12 +28,15 @@ from training.augmentation import N_MODALITIES
 from training.baselines.networks import draw_members
 from training.config import DataConfig, RunConfig
 from training.data import SliceCache
+from training.processes import ONE_PROCESS, Processes
 
 PAPER_SLICES = (80, 129)
 """Axial slices (first, one past the last) that the paper evaluates."""
 _N_PREVIEWED = 8
 
 Array = NDArray[np.float32]
+_Scores = tuple[float, float, float | None, float | None]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -117,8 +121,11 @@ class Validator:
         network: nn.Module,
         device: torch.device,
         should_stop: Callable[[], bool] = lambda: False,
+        processes: Processes = ONE_PROCESS,
     ) -> tuple[ValidationResult, tuple[Array, NDArray[np.bool_], Array]] | None:
         """Sample all slices with the network as it is (in evaluation mode).
+
+        Several processes share the batches, and all have the whole result.
 
         Returns
         -------
@@ -127,22 +134,29 @@ class Validator:
             ``should_stop`` (asked after each batch) said so.
         """
         run = self._run
-        scores: list[tuple[float, float, float | None, float | None]] = []
         shown = set(np.linspace(0, len(self) - 1, min(_N_PREVIEWED, len(self))).astype(int))
-        kept: list[tuple[Array, NDArray[np.bool_], Array]] = []
-        for start in range(0, len(self), run.batch_size):
-            indices = self.indices[start : start + run.batch_size]
+        scores: dict[int, _Scores] = {}
+        kept: dict[int, tuple[Array, NDArray[np.bool_], Array]] = {}
+        stopped = False
+        size = run.batch_size // processes.count
+        starts = range(0, len(self), size)
+        for start in starts[processes.share.index :: processes.count]:
+            indices = self.indices[start : start + size]
             images, masks = self.cache.load(indices)
             samples = self._sample(network, images.to(device), self.cache.source_slice[indices])
             truth = masks[:, 0].numpy() > 0.5
             for i in range(len(indices)):
                 prior = None if samples.prior is None else samples.prior[i]
-                scores.append(_score(samples.members[:, i], prior, truth[i]))
+                scores[start + i] = _score(samples.members[:, i], prior, truth[i])
                 if start + i in shown:
-                    kept.append((images[i].numpy(), truth[i], samples.members[:, i]))
-            if should_stop():
-                return None
-        single, ensemble, priors, agreements = zip(*scores, strict=True)
+                    kept[start + i] = images[i].numpy(), truth[i], samples.members[:, i]
+            stopped = should_stop()
+            if stopped:
+                break
+        if processes.any(stopped):
+            return None
+        scores, kept = _merge(processes.gather(scores)), _merge(processes.gather(kept))
+        single, ensemble, priors, agreements = zip(*scores.values(), strict=True)
         result = ValidationResult(
             float(np.mean(single)),
             float(np.mean(ensemble)),
@@ -150,7 +164,7 @@ class Validator:
             _mean(agreements),
             len(scores),
         )
-        shown_images, shown_truth, shown_members = zip(*kept, strict=True)
+        shown_images, shown_truth, shown_members = zip(*kept.values(), strict=True)
         picture = np.stack(shown_images), np.stack(shown_truth), np.stack(shown_members, axis=1)
         return result, picture
 
@@ -252,9 +266,7 @@ def _sample_member(
     return np.asarray(probability.cpu().numpy(), np.float32)
 
 
-def _score(
-    members: Array, prior: Array | None, truth: NDArray[np.bool_]
-) -> tuple[float, float, float | None, float | None]:
+def _score(members: Array, prior: Array | None, truth: NDArray[np.bool_]) -> _Scores:
     masks = members > 0.5
     return (
         float(np.mean([compute_dice(mask, truth) for mask in masks])),
@@ -262,6 +274,11 @@ def _score(
         None if prior is None else compute_dice(prior > 0.5, truth),
         compute_mean_pairwise_dice(masks),
     )
+
+
+def _merge(parts: Sequence[Mapping[int, _T]]) -> dict[int, _T]:
+    """Return what the processes have of the slices, in the order of the slices."""
+    return dict(sorted(item for part in parts for item in part.items()))
 
 
 def _mean(values: tuple[float | None, ...]) -> float | None:

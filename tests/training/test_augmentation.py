@@ -6,12 +6,17 @@ from torch import Tensor
 
 from training.augmentation import augment
 from training.config import AugmentationConfig
+from training.shares import BatchRandom
 
 OFF = AugmentationConfig(**dict.fromkeys(AugmentationConfig.__dataclass_fields__, 0.0))
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def numbers(seed: int = 0) -> BatchRandom:
+    return BatchRandom(generator(seed))
 
 
 @pytest.fixture
@@ -25,7 +30,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 def test_nothing_switched_on_changes_nothing(batch: tuple[Tensor, Tensor]) -> None:
-    images, masks = augment(*batch, OFF, generator())
+    images, masks = augment(*batch, OFF, numbers())
     torch.testing.assert_close(images, batch[0], atol=1e-5, rtol=0)
     assert torch.equal(masks, batch[1])
 
@@ -33,7 +38,7 @@ def test_nothing_switched_on_changes_nothing(batch: tuple[Tensor, Tensor]) -> No
 def test_image_and_mask_move_together(batch: tuple[Tensor, Tensor]) -> None:
     _, masks = batch
     moves = AugmentationConfig(**{**vars(AugmentationConfig()), **intensities_off()})
-    as_image, as_mask = augment(masks.expand(-1, 4, -1, -1), masks, moves, generator())
+    as_image, as_mask = augment(masks.expand(-1, 4, -1, -1), masks, moves, numbers())
     assert not torch.equal(as_mask, masks)
     for modality in range(4):
         assert torch.equal((as_image[:, modality : modality + 1] > 0.5).float(), as_mask)
@@ -50,7 +55,7 @@ def test_background_stays_zero_and_intensities_in_range(batch: tuple[Tensor, Ten
         ("flip", "rotation_deg", "log_scale", "shear", "shift_voxels", "elastic_voxels"), 0.0
     )
     strong = AugmentationConfig(**{**moves_off, "offset": 0.5, "noise": 0.5, "blur": 1.0})
-    images, _ = augment(*batch, strong, generator())
+    images, _ = augment(*batch, strong, numbers())
     background = (batch[0] == 0).all(1, keepdim=True).expand_as(images)
     # Interpolation at the identity leaves at most rounding errors outside of the brain.
     assert images[background].max() < 1e-4
@@ -60,19 +65,19 @@ def test_background_stays_zero_and_intensities_in_range(batch: tuple[Tensor, Ten
 
 
 def test_masks_stay_binary(batch: tuple[Tensor, Tensor]) -> None:
-    _, masks = augment(*batch, AugmentationConfig(), generator())
+    _, masks = augment(*batch, AugmentationConfig(), numbers())
     assert set(masks.unique().tolist()) == {0.0, 1.0}
 
 
 def test_at_least_one_modality_is_kept(batch: tuple[Tensor, Tensor]) -> None:
     always = AugmentationConfig(**{**vars(OFF), "modality_dropout": 1.0})
-    images, _ = augment(*batch, always, generator())
+    images, _ = augment(*batch, always, numbers())
     assert (images.flatten(2).amax(2) > 0).any(1).all()
 
 
 def test_modalities_are_dropped_as_often_as_it_says() -> None:
     half = AugmentationConfig(**{**vars(OFF), "modality_dropout": 0.5})
-    images, _ = augment(torch.ones(400, 4, 32, 32), torch.zeros(400, 1, 32, 32), half, generator())
+    images, _ = augment(torch.ones(400, 4, 32, 32), torch.zeros(400, 1, 32, 32), half, numbers())
     n_kept = (images.flatten(2).amax(2) > 0).sum(1)
     # All four missing (1 / 16) is turned into all four kept.
     assert n_kept.min() == 1
@@ -81,7 +86,7 @@ def test_modalities_are_dropped_as_often_as_it_says() -> None:
 
 def test_same_generator_same_result(batch: tuple[Tensor, Tensor]) -> None:
     config = AugmentationConfig()
-    one, two, other = (augment(*batch, config, generator(seed)) for seed in (5, 5, 6))
+    one, two, other = (augment(*batch, config, numbers(seed)) for seed in (5, 5, 6))
     assert torch.equal(one[0], two[0])
     assert torch.equal(one[1], two[1])
     assert not torch.equal(one[0], other[0])
@@ -89,14 +94,14 @@ def test_same_generator_same_result(batch: tuple[Tensor, Tensor]) -> None:
 
 def test_input_is_left_alone(batch: tuple[Tensor, Tensor]) -> None:
     before = batch[0].clone(), batch[1].clone()
-    augment(*batch, AugmentationConfig(), generator())
+    augment(*batch, AugmentationConfig(), numbers())
     assert torch.equal(batch[0], before[0])
     assert torch.equal(batch[1], before[1])
 
 
 def test_flip_is_left_right(batch: tuple[Tensor, Tensor]) -> None:
     always = AugmentationConfig(**{**vars(OFF), "flip": 1.0})
-    images, masks = augment(*batch, always, generator())
+    images, masks = augment(*batch, always, numbers())
     torch.testing.assert_close(images, batch[0].flip(-1), atol=1e-5, rtol=0)
     assert torch.equal(masks, batch[1].flip(-1))
 
@@ -114,7 +119,7 @@ def test_neighbours_are_swapped_or_replaced(
     batch: tuple[Tensor, Tensor], change: dict[str, float], factors: tuple[float, ...]
 ) -> None:
     config = AugmentationConfig(**{**vars(OFF), **change})
-    images, masks = augment(with_neighbours(batch), batch[1], config, generator())
+    images, masks = augment(with_neighbours(batch), batch[1], config, numbers())
     expected = torch.cat([batch[0] * factor for factor in factors], 1)
     torch.testing.assert_close(images, expected, atol=1e-5, rtol=0)
     assert torch.equal(masks, batch[1])
@@ -123,7 +128,7 @@ def test_neighbours_are_swapped_or_replaced(
 def test_neighbours_are_changed_like_the_slice(batch: tuple[Tensor, Tensor]) -> None:
     config = AugmentationConfig(**{**vars(AugmentationConfig()), "noise": 0.0, "blur": 0.0,
         "context_swap": 0.0, "context_dropout": 0.0, "modality_dropout": 0.5})  # fmt: skip
-    images, _ = augment(batch[0].repeat(1, 3, 1, 1), batch[1], config, generator())
+    images, _ = augment(batch[0].repeat(1, 3, 1, 1), batch[1], config, numbers())
     assert torch.equal(images[:, :4], images[:, 4:8])
     assert torch.equal(images[:, :4], images[:, 8:])
     assert not torch.equal(images[:, :4], batch[0])
@@ -133,6 +138,6 @@ def test_each_change_of_neighbours_is_as_frequent_as_it_says() -> None:
     slices = torch.tensor([1.0, 0.5, 0.25]).repeat_interleave(4).view(1, 12, 1, 1)
     images = slices.expand(2000, 12, 16, 16)
     config = AugmentationConfig(**{**vars(OFF), "context_swap": 0.4, "context_dropout": 0.15})
-    above = augment(images, torch.zeros(2000, 1, 16, 16), config, generator())[0][:, 4, 8, 8]
+    above = augment(images, torch.zeros(2000, 1, 16, 16), config, numbers())[0][:, 4, 8, 8]
     assert (above - 0.25).abs().lt(0.01).float().mean() == pytest.approx(0.4, abs=0.04)
     assert (above - 1.0).abs().lt(0.01).float().mean() == pytest.approx(0.15, abs=0.03)

@@ -18,6 +18,7 @@ from training.config import AugmentationConfig, DataConfig
 from training.data import BatchPlan, SliceCache, hash_cases, load_batch, load_split
 from training.make_split import find_patient, make_split
 from training.make_split import main as make_split_command
+from training.shares import BatchRandom
 
 SHARED = Path(training.data.__file__).parent / "splits" / "shared58.json"
 EVERYTHING = DataConfig(tumour_fraction=0.0, min_brain_fraction=0.0)
@@ -192,8 +193,10 @@ def test_cache_needs_few_open_files(tiny_data: TinyData, monkeypatch: pytest.Mon
 def test_batch_without_augmentation_is_the_slices_as_they_are(tiny_data: TinyData) -> None:
     cache = SliceCache(tiny_data.cache, TRAINING, EVERYTHING)
     plan = BatchPlan(cache.has_tumour, 4, EVERYTHING, seed=0)
-    plain = load_batch(cache, plan, 3, None, torch.Generator().manual_seed(0))
-    moved = load_batch(cache, plan, 3, AugmentationConfig(), torch.Generator().manual_seed(0))
+    plain = load_batch(cache, plan, 3, None, BatchRandom(torch.Generator().manual_seed(0)))
+    moved = load_batch(
+        cache, plan, 3, AugmentationConfig(), BatchRandom(torch.Generator().manual_seed(0))
+    )
     for batch, changed, expected in zip(plain, moved, cache.load(plan.indices(3)), strict=True):
         assert torch.equal(batch, expected)
         assert not torch.equal(changed, expected)

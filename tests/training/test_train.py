@@ -28,6 +28,7 @@ from training.loop import Trainer
 from training.run_folder import locked
 from training.state import BEST_NAME, STATE_NAME, read_record
 from training.train import main
+from training.validate import Validator
 
 pytestmark = pytest.mark.usefixtures("no_tensorboard")
 
@@ -358,14 +359,14 @@ def test_run_ends_when_validations_get_no_better(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    real = training.train.Validator.validate
+    real = Validator.validate
     dice = iter([0.5, 0.6, 0.55, 0.59, 0.9])
 
     def validate(self, *arguments):
         result, picture = real(self, *arguments)
         return replace(result, dice_ensemble=next(dice)), picture
 
-    monkeypatch.setattr(training.train.Validator, "validate", validate)
+    monkeypatch.setattr(Validator, "validate", validate)
     settings = ["run.total_steps=20", "run.validate_every=2", "run.stop_after=2"]
     options = [part for setting in settings for part in ("--set", setting)]
     assert tiny_data.train(tmp_path / "run", *options) == 0
