@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -26,7 +27,9 @@ _DATA_KEYS = {
     "data_hash": "the training cases",
     "validation_hash": "the validation cases",
     "source_hash": "the files of the training cases",
+    "validation_source_hash": "the files of the validation cases",
 }
+_CODE = (".", "../src")  # as seen from this folder
 _OF_THE_WEIGHTS = ("model", "diffusion", "preprocessing", "baseline")
 
 
@@ -36,7 +39,9 @@ def collect_provenance(split: Split, index: CacheIndex) -> dict[str, Any]:
         "data_hash": hash_cases(split.training),
         "validation_hash": hash_cases(split.validation),
         "source_hash": index.hash_sources(split.training),
+        "validation_source_hash": index.hash_sources(split.validation),
         "n_training_cases": len(split.training),
+        "n_validation_cases": len(split.validation),
         "commit": find_commit(),
         "versions": software_versions(),
     }
@@ -44,24 +49,33 @@ def collect_provenance(split: Split, index: CacheIndex) -> dict[str, Any]:
 
 def find_commit() -> str | None:
     """Return the checkout's commit, with ``+changes`` if files differ from it; None without git."""
-    folder = Path(__file__).resolve().parent
-
-    def ask(*command: str) -> str:
-        run = subprocess.run(
-            ["git", "-C", str(folder), *command],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=30,
-        )
-        return run.stdout.strip()
-
     try:
-        commit = ask("rev-parse", "HEAD")
-        changed = ask("status", "--porcelain", "--", ".", "../src")
+        commit = _ask_git("rev-parse", "HEAD").strip()
+        changed = _ask_git("status", "--porcelain", "--", *_CODE)
     except (OSError, subprocess.SubprocessError):
         return None
     return f"{commit}+changes" if changed else commit
+
+
+def _find_patch() -> str:
+    """Return in what the code differs from its commit; nothing without git."""
+    try:
+        return _ask_git("diff", "HEAD", "--", *_CODE)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+
+
+def _ask_git(*command: str) -> str:
+    folder = Path(__file__).resolve().parent
+    run = subprocess.run(
+        ["git", "-C", str(folder), *command],
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=True,
+        timeout=30,
+    )
+    return run.stdout
 
 
 def find_changes(
@@ -141,9 +155,14 @@ def write_description(
     provenance: Mapping[str, Any],
     session: Mapping[str, Any],
 ) -> None:
-    """Write the resolved configuration and the split, and add this session to ``run.json``."""
-    (folder / CONFIG_NAME).write_text(format_config(config), encoding="utf-8")
-    (folder / SPLIT_NAME).write_text(split_file.read_text(encoding="utf-8"), encoding="utf-8")
+    """Write the resolved configuration and the split, and add this session to ``run.json``.
+
+    Those of earlier sessions are kept where they were others, as ``config.until_STEP.toml``; so
+    is what the code differs in from its commit, as ``changes-HASH.patch``.
+    """
+    from_step = int(session["from_step"])
+    _write(folder / CONFIG_NAME, format_config(config), from_step)
+    _write(folder / SPLIT_NAME, split_file.read_text(encoding="utf-8"), from_step)
     path = folder / SESSIONS_NAME
     try:
         sessions = json.loads(path.read_text(encoding="utf-8"))["sessions"]
@@ -151,8 +170,18 @@ def write_description(
         sessions = []
     started = datetime.now(UTC).isoformat(timespec="seconds")
     entry = {"started": started, "platform": describe_platform(), **session, **provenance}
+    if patch := _find_patch():
+        entry["patch"] = f"changes-{hashlib.sha256(patch.encode()).hexdigest()[:12]}.patch"
+        _write(folder / entry["patch"], patch)
+    _write(path, json.dumps({"sessions": [*sessions, entry]}, indent=1) + "\n")
+
+
+def _write(path: Path, text: str, from_step: int = 0) -> None:
+    """Write a file, complete or not at all; keep the one that was valid until ``from_step``."""
+    if from_step and path.exists() and path.read_text(encoding="utf-8") != text:
+        os.replace(path, path.with_suffix(f".until_{from_step:07d}{path.suffix}"))
     temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps({"sessions": [*sessions, entry]}, indent=1) + "\n", "utf-8")
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 
 
