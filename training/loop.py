@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from napari_diffseg.core.checkpoint import LoadedModel
+from napari_diffseg.core.unet import UNet
 from training.config import OptimiserConfig, RunConfig, TrainingConfig, config_values
 from training.data import BatchPlan, SliceCache, load_batch
 from training.ema import ExponentialMovingAverage
@@ -89,6 +90,9 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.run.seed)
             self.network = objective.make_network()
+        for module in self.network.modules():
+            if isinstance(module, UNet):
+                module.recompute = config.run.recompute_activations
         self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._loss = processes.connect(TrainingLoss(self.network, objective))
         self.ema = ExponentialMovingAverage(

@@ -15,7 +15,7 @@ from napari_diffseg.core.model import ModelConfig
 from napari_diffseg.core.preprocessing import PreprocessingConfig
 from napari_diffseg.core.unet import UNetConfig
 from tests.training.tiny import TRAINING, TinyData, assert_same_state, tiny_config
-from training.baseline_config import BaselineConfig
+from training.baseline_config import BaselineConfig, SegNetConfig
 from training.config import OptimiserConfig, TrainingConfig
 from training.data import SliceCache
 from training.loop import StepResult, Trainer, compute_learning_rate, resolve_precision
@@ -271,6 +271,56 @@ def test_half_written_state_does_no_harm(tiny_data: TinyData, tmp_path: Path) ->
     assert again.step == 2
     again.save()
     assert not list(tmp_path.glob("*.tmp"))
+
+
+# --- gradient checkpointing -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("model.denoiser.dropout=0.3", "model.prior_encoder.dropout=0.3"),
+        ("run.precision=bfloat16", "model.denoiser.dropout=0.3", "loss.own_estimates=0.5"),
+        ("run.precision=float16", "run.accumulate=2"),
+    ],
+)
+def test_recomputed_activations_give_the_same_steps(
+    tiny_data: TinyData, tmp_path: Path, overrides: tuple[str, ...]
+) -> None:
+    for name, recompute in (("kept", "false"), ("again", "true")):
+        setting = f"run.recompute_activations={recompute}"
+        trainer = make_trainer(tiny_data, tmp_path / name, setting, *overrides)
+        run(trainer, 3)
+        trainer.save()
+    assert_same_state(tmp_path / "kept", tmp_path / "again")
+
+
+def test_recomputed_activations_are_not_kept(tiny_data: TinyData, tmp_path: Path) -> None:
+    def measure(*overrides: str) -> tuple[int, int]:
+        trainer = make_trainer(tiny_data, tmp_path, *overrides)
+        kept, passes = [], []
+        stage = trainer.network.denoiser.down[0].residual.conv_in
+        stage.register_forward_hook(lambda *_: passes.append(None))
+
+        def keep(tensor: torch.Tensor) -> torch.Tensor:
+            kept.append(tensor.nbytes)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            trainer.run_step()
+        return sum(kept), len(passes)
+
+    (all_of_them, once), (few, twice) = measure(), measure("run.recompute_activations=true")
+    assert (once, twice) == (1, 2)
+    assert few < 0.5 * all_of_them
+
+
+def test_segnet_does_not_recompute_activations() -> None:
+    segnet = BaselineConfig(segnet=SegNetConfig((4, 8), (1, 1)))
+    config = replace(tiny_config(), baseline=segnet)
+    with pytest.raises(ParameterError, match="recompute_activations is for U-Nets"):
+        replace(config, run=replace(config.run, recompute_activations=True))
 
 
 # --- own estimates --------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from napari_diffseg.core.errors import ParameterError
 
@@ -173,11 +174,19 @@ class Stage(nn.Module):
 
 
 class UNet(nn.Module):
-    """The U-Net that :class:`UNetConfig` describes."""
+    """The U-Net that :class:`UNetConfig` describes.
+
+    Attributes
+    ----------
+    recompute : bool
+        Whether each stage computes its activations once more in the backward pass instead of
+        keeping them (gradient checkpointing, Chen et al. 2016, 1604.06174).
+    """
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__()
         self.config = config
+        self.recompute = False
         base = config.base_channels
         self.time_embedding = (
             nn.Sequential(nn.Linear(base, 4 * base), nn.SiLU(), nn.Linear(4 * base, 4 * base))
@@ -261,15 +270,29 @@ class UNet(nn.Module):
 
         skips = [x]
         for module in self.down:
-            x = module(x) if isinstance(module, Downsample) else module(x, embedding)
+            x = module(x) if isinstance(module, Downsample) else self._run(module, embedding, x)
             skips.append(x)
-        x = self.middle_in(x, embedding)
+        x = self._run(self.middle_in, embedding, x)
         if self.middle_attention is not None:
             x = self.middle_attention(x)
-        x = self.middle_out(x, embedding)
+        x = self._run(self.middle_out, embedding, x)
         for module in self.up:
-            x = module(torch.cat([x, skips.pop()], dim=1), embedding)
+            x = self._run(module, embedding, x, skips.pop())
         return F.silu(self.norm_out(x))
+
+    def _run(self, module: nn.Module, embedding: Tensor | None, *parts: Tensor) -> Tensor:
+        """Run a stage on concatenated parts; with ``recompute`` only these are kept."""
+
+        def run(embedding: Tensor | None, *parts: Tensor) -> Tensor:
+            x = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+            out: Tensor = module(x, embedding)
+            return out
+
+        if not (self.recompute and torch.is_grad_enabled()):
+            return run(embedding, *parts)
+        # It restores dropout's random numbers and the precision of the first time.
+        again: Tensor = checkpoint(run, embedding, *parts, use_reentrant=False)
+        return again
 
     def predict(self, features: Tensor) -> Tensor:
         """Return the output at full resolution for :meth:`compute_features`."""
