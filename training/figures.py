@@ -11,8 +11,9 @@ import numpy as np
 # Okabe and Ito's colours, which people with any colour vision can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 _WIDTH, _HEIGHT = 380, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 30, 42
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 22, 30, 42
 _LEGEND = 30
+_SWATCH = 6  # what a line of the legend and its margins take, in letters
 
 Curve = Sequence[tuple[float, float]]
 
@@ -24,6 +25,8 @@ class Panel:
     title: str
     x_label: str
     curves: Mapping[str, Curve]
+    markers: bool = True
+    """Whether points are marked, which helps where there are few."""
 
 
 def draw_panels(panels: Sequence[Panel], columns: int = 2) -> str:
@@ -42,11 +45,12 @@ def draw_panels(panels: Sequence[Panel], columns: int = 2) -> str:
         parts.append(f'<g transform="translate({column * _WIDTH},{row * _HEIGHT})">')
         parts += _draw_panel(panel, colours)
         parts.append("</g>")
-    step = (width - _LEFT) / max(1, len(names))
-    for i, (name, colour) in enumerate(colours.items()):
-        x, y = _LEFT + i * step, height - _LEGEND / 2
+    x, y = float(_LEFT), height - _LEGEND / 2
+    letters = sum(len(name) + _SWATCH for name in names)
+    for name, colour in colours.items():
         parts.append(f'<path d="M{x:.1f},{y} h18" stroke="{colour}" stroke-width="2.5"/>')
         parts.append(f'<text x="{x + 23:.1f}" y="{y + 4}">{escape(name)}</text>')
+        x += (width - _LEFT) * (len(name) + _SWATCH) / letters
     return "\n".join([*parts, "</svg>", ""])
 
 
@@ -68,11 +72,11 @@ def _draw_panel(panel: Panel, colours: Mapping[str, str]) -> list[str]:
     for tick in y_ticks:
         _, y = place(x_ticks[0], tick)
         parts.append(f'<path d="M{_LEFT},{y:.1f} H{right}" stroke="#dddddd"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:.4g}</text>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:.6g}</text>')
     for tick in x_ticks:
         x, _ = place(tick, y_ticks[0])
         parts.append(f'<path d="M{x:.1f},{bottom} v4" stroke="black"/>')
-        parts.append(f'<text x="{x:.1f}" y="{bottom + 17}" text-anchor="middle">{tick:.4g}</text>')
+        parts.append(f'<text x="{x:.1f}" y="{bottom + 17}" text-anchor="middle">{tick:.6g}</text>')
     parts.append(f'<path d="M{_LEFT},{_TOP} V{bottom} H{right}" fill="none" stroke="black"/>')
     middle = (_LEFT + right) / 2
     parts.append(
@@ -83,7 +87,10 @@ def _draw_panel(panel: Panel, colours: Mapping[str, str]) -> list[str]:
         line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         colour = colours[name]
         parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colour}"/>' for x, y in places]
+        if panel.markers or len(places) == 1:
+            parts += [
+                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colour}"/>' for x, y in places
+            ]
     return parts
 
 

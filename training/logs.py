@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
+from training.curves import TRAIN_CSV, VALIDATION_CSV, draw_curves
 from training.loop import StepResult
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-TRAIN_CSV, VALIDATION_CSV = "train.csv", "validation.csv"
 TENSORBOARD = "tensorboard"
 _BACKGROUND_REDRAW_S = 30.0
 
@@ -96,7 +96,7 @@ class RunLog:
 
         self._train = CsvLog(folder / TRAIN_CSV, step)
         self._validation = CsvLog(folder / VALIDATION_CSV, step)
-        self._log_every, self._batch_size = log_every, batch_size
+        self._folder, self._log_every, self._batch_size = folder, log_every, batch_size
         self._since_last_row: list[StepResult] = []
         self._writer = _open_tensorboard(folder / TENSORBOARD, step)
         interval = 0.1 if sys.stderr.isatty() else _BACKGROUND_REDRAW_S
@@ -111,6 +111,8 @@ class RunLog:
 
     def __exit__(self, *_: object) -> None:
         self._bar.close()
+        if self._train.rows:
+            draw_curves(self._folder)
         if self._writer is not None:
             self._writer.close()
 
@@ -137,6 +139,7 @@ class RunLog:
         self._write_scalars("validation", row)
         if self._writer is not None and preview is not None:
             self._writer.add_image("samples", preview, int(row["step"] or 0), dataformats="HWC")
+        draw_curves(self._folder)
 
     def is_validated(self, step: int) -> bool:
         """Whether the validation of a step is on record."""
