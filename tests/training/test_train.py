@@ -72,6 +72,40 @@ def test_run_leaves_a_complete_record(finished: Path, tiny_data: TinyData) -> No
     assert session["versions"]["torch"] == torch.__version__
 
 
+def test_curves_are_drawn(finished: Path) -> None:
+    text = (finished / "curves.svg").read_text("utf-8")
+    assert "Training loss" in text
+    assert "Validation Dice, best" in text
+
+
+def test_run_can_be_made_again_from_its_folder(
+    finished: Path, tiny_data: TinyData, tmp_path: Path
+) -> None:
+    places = {"--data": tiny_data.cache, "--split": finished / "split.json", "--run": tmp_path}
+    options = [str(part) for item in places.items() for part in item]
+    assert main([str(finished / "config.toml"), *options, "--threads", "1"]) == 0
+    assert_same_state(finished, tmp_path)
+    first, second = (
+        json.loads((run / "run.json").read_text("utf-8"))["sessions"][0]
+        for run in (finished, tmp_path)
+    )
+    for moment in ("started", "patch"):
+        first.pop(moment, None)
+        second.pop(moment, None)
+    assert first == second
+    assert first["processes"] == 1
+    assert first["validation_source_hash"] != first["source_hash"]
+
+
+def test_code_that_differs_from_its_commit_is_kept(
+    tiny_data: TinyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.run_folder._find_patch", lambda: "+changed\n")
+    assert tiny_data.train(tmp_path, "--set", "run.total_steps=1") == 0
+    (session,) = json.loads((tmp_path / "run.json").read_text("utf-8"))["sessions"]
+    assert (tmp_path / session["patch"]).read_text("utf-8") == "+changed\n"
+
+
 def test_best_validation_is_kept(finished: Path) -> None:
     validations = read(finished / "validation.csv")
     best = max(validations, key=lambda row: float(row["dice_ensemble"]))
@@ -192,7 +226,8 @@ def test_other_settings_need_to_be_allowed(
 ) -> None:
     run = tmp_path / "run"
     run.mkdir()
-    (run / STATE_NAME).write_bytes((finished / STATE_NAME).read_bytes())
+    for name in (STATE_NAME, "config.toml", "split.json"):
+        (run / name).write_bytes((finished / name).read_bytes())
     longer = (*SHORT, "--set", "run.total_steps=28", "--set", "run.batch_size=3")
     assert tiny_data.train(run, *longer) == 1
     message = capsys.readouterr().err
@@ -203,6 +238,9 @@ def test_other_settings_need_to_be_allowed(
     assert tiny_data.train(run, *longer, "--allow-changes") == 0
     assert read_record(run / STATE_NAME)["step"] == 28
     assert load_config(run / "config.toml").run.batch_size == 3
+    # Another person can still tell what the first steps were made with.
+    assert load_config(run / "config.until_0000021.toml").run.batch_size == 4
+    assert not list(run.glob("split.until*"))
 
 
 @pytest.mark.parametrize(
