@@ -130,7 +130,7 @@ class Processes:
     def have_lost_one(self, error: RuntimeError) -> bool:
         """Whether an error is only that another process has ended."""
         return self.count > 1 and (
-            isinstance(error, torch.distributed.DistError) or "by peer" in str(error)
+            isinstance(error, torch.distributed.DistError) or "gloo/transport" in str(error)
         )
 
     def leave(self) -> None:
