@@ -105,7 +105,7 @@ class Processes:
 
     @contextmanager
     def failing_together(self) -> Iterator[None]:
-        """Make an error in one process an error in all, so that none waits for the lost one.
+        """Make an error in one process the end of all, so that none waits for the lost one.
 
         Raises
         ------
@@ -123,6 +123,7 @@ class Processes:
         first = next((message for message in messages if message is not None), None)
         if first is None:
             return
+        self.leave()
         if not self.is_main:
             raise SystemExit(1)
         raise error or DiffsegError(first)
@@ -134,7 +135,7 @@ class Processes:
         )
 
     def leave(self) -> None:
-        """Part in an orderly way, at the end."""
+        """Part in an orderly way, when all do."""
         if self._accelerator is not None:
             self._accelerator.end_training()
 

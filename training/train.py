@@ -122,6 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         return run_training(setup)
     except FloatingPointError as error:  # in all processes alike
+        processes.leave()
         if processes.is_main:
             print(f"\n{error}", file=sys.stderr)
         return 1
