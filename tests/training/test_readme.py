@@ -7,7 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from training.config import find_config, load_config
+from training.train import make_parser
+
 README = Path(__file__).parents[2] / "training" / "README.md"
+LAUNCHED = re.findall(
+    r"^accelerate launch (.*) -m training\.train (.*)$", README.read_text("utf-8"), re.MULTILINE
+)
 COMMANDS = re.findall(r"^python -m (training\.\w+)(.*)$", README.read_text("utf-8"), re.MULTILINE)
 
 
@@ -26,6 +32,16 @@ def test_command_of_the_readme_is_understood(
     options = re.findall(r"--\w[\w-]*", arguments)
     printed = capsys.readouterr().out
     assert all(option in printed for option in options)
+
+
+def test_launched_commands_are_understood() -> None:
+    launch = pytest.importorskip("accelerate.commands.launch")
+    assert len(LAUNCHED) == 4
+    for options, arguments in LAUNCHED:
+        parsed = launch.launch_command_parser().parse_args([*shlex.split(options), "a_script"])
+        assert parsed.multi_gpu
+        config = load_config(find_config(make_parser().parse_args(shlex.split(arguments)).config))
+        assert config.run.batch_size % parsed.num_processes == 0
 
 
 def test_readme_shows_every_command() -> None:
