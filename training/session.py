@@ -29,6 +29,7 @@ def run_training(setup: Setup) -> int:
             if processes.is_main:
                 setup.folder.mkdir(parents=True, exist_ok=True)
                 held.enter_context(locked(setup.folder))
+        with processes.failing_together():
             trainer = make_trainer(setup)
             if processes.is_main:
                 _describe_session(trainer, setup)
