@@ -140,3 +140,34 @@ def _add_output_blocks(layers: _Layers, config, widths: list[int], skips: list[i
                 position = 2
             if level > 0 and block == config.n_res_blocks:
                 layers.add_convolution(f"{name}.{position}.conv", n, n, 3, 3)
+
+
+# --- the published training loss -----------------------------------------------------------------
+
+
+def gaussian_kl_of_arrays(mean_1, variance_1, mean_2, variance_2):
+    """KL(N1 || N2), voxelwise, in nats: Kullback's closed form, in variances and not their logs."""
+    variances = (variance_1 + (mean_1 - mean_2) ** 2) / variance_2
+    return 0.5 * (variances - 1.0 - np.log(variance_1 / variance_2))
+
+
+def hybrid_loss(output, x_0, x_t, t: int) -> tuple[float, float]:
+    """MSE and variational bound of one sample (1, Y, X) at timestep t > 0, as published.
+
+    The error of epsilon (Ho et al. 2020, Eq. 14), and the divergence of the reverse step from the
+    true posterior in bits per voxel (Eq. 5), with a variance between those two bounds in log space
+    (Nichol & Dhariwal 2021, Eq. 15) and an estimate of x_0 that is not clamped.
+    """
+    output, x_0, x_t = (np.asarray(a, np.float64) for a in (output, x_0, x_t))
+    betas = linear_betas()
+    alpha_bars = cumulate(betas)
+    alpha_bar, alpha_bar_prev = alpha_bars[t], alpha_bars[t - 1]
+    noise = (x_t - math.sqrt(alpha_bar) * x_0) / math.sqrt(1.0 - alpha_bar)
+    epsilon_hat, variance_value = output[:1], output[1:]
+    x_0_hat = (x_t - math.sqrt(1.0 - alpha_bar) * epsilon_hat) / math.sqrt(alpha_bar)
+    true_mean, smallest = posterior(x_0, x_t, alpha_bar, alpha_bar_prev)
+    mean, _ = posterior(x_0_hat, x_t, alpha_bar, alpha_bar_prev)
+    share = (variance_value + 1.0) / 2.0
+    variance = betas[t] ** share * smallest ** (1.0 - share)
+    divergence = gaussian_kl_of_arrays(true_mean, smallest, mean, variance)
+    return float(((noise - epsilon_hat) ** 2).mean()), float(divergence.mean() / math.log(2.0))

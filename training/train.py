@@ -56,9 +56,24 @@ def dry_run(setup: Setup) -> None:
     result = trainer.run_step()
     terms = ", ".join(f"{name} {value:.4f}" for name, value in result.terms.items())
     print(f"one step        loss {result.loss:.4f} ({terms}), {result.seconds:.2f} s")
+    if peak := _describe_peak_memory(setup.device):
+        print(f"memory          {peak}")
     left = config.run.total_steps - (setup.resumed_step or 0)
     print(f"{f'{left} steps':16}at most {format_time(result.seconds * left)}: the first is slow")
     print("Nothing was written.")
+
+
+def _describe_peak_memory(device: torch.device) -> str:
+    """Return the most memory that was taken so far, "" where nothing tells it."""
+    if device.type == "cuda":
+        return f"{torch.cuda.max_memory_allocated(device) / 1e9:.1f} GB on the device at most"
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return ""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return f"{peak_bytes / 1e9:.1f} GB at most"
 
 
 def _count(module: nn.Module) -> int:

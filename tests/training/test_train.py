@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import re
 import signal
 import subprocess
 import sys
@@ -209,6 +211,7 @@ def test_dry_run_shows_everything_and_writes_nothing(
     assert "slices of 3 cases" in printed
     assert "window (48, 48)" in printed
     assert "4 slices of 1 cases" in printed
+    assert os.name == "nt" or re.search(r"memory +\d+\.\d GB at most", printed)
     assert "Nothing was written" in printed
 
 
