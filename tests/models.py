@@ -9,6 +9,13 @@ import torch
 from napari_diffseg.core.checkpoint import LoadedModel, ModelCard, prepare_network
 from napari_diffseg.core.model import DiffusionModel, fast_diffusion_config, fast_model_config
 from napari_diffseg.core.preprocessing import PreprocessingConfig
+from napari_diffseg.core.unet import UNetConfig
+from tests.reference import published_shapes
+
+SMALL_PUBLISHED = UNetConfig(
+    base_channels=32, channel_multipliers=(1, 1, 1, 1, 1), n_res_blocks=1, attention_factors=(16,)
+)
+"""The published network with little in it: fast enough for a slice of 224x224."""
 
 
 def tiny_network(seed: int = 0, n_prior_channels: int = 4) -> DiffusionModel:
@@ -36,3 +43,14 @@ def tiny_model(
         sha256="0" * 64,
         provenance={"steps": 0},
     )
+
+
+def published_state(
+    config: UNetConfig = SMALL_PUBLISHED, seed: int = 0, std: float = 0.1
+) -> dict[str, torch.Tensor]:
+    """Return random weights under the names of the published code."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.randn(shape, generator=generator) * std
+        for name, shape in published_shapes(config).items()
+    }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +23,14 @@ from napari_diffseg.core.published import convert_published_state_dict, load_pub
 from napari_diffseg.core.sampling import iter_ddpm
 from napari_diffseg.core.schedule import NoiseSchedule
 from napari_diffseg.core.unet import UNet, UNetConfig
+from tests import models
 from tests.reference import published_shapes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TINY = UNetConfig(
     base_channels=32, channel_multipliers=(1, 2), n_res_blocks=1, attention_factors=(2,)
 )
+published_state = partial(models.published_state, TINY)
 TIMESTEPS = (0, 1, 250, 500, 999)
 RECORDED = {"rtol": 0.0, "atol": 1e-5}
 
@@ -136,14 +139,6 @@ def test_chain_of_ancestral_steps(model, recorded):
 
 
 # --- names and shapes ----------------------------------------------------------------------------
-
-
-def published_state(config: UNetConfig = TINY) -> dict[str, torch.Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    return {
-        name: torch.randn(shape, generator=generator) * 0.1
-        for name, shape in published_shapes(config).items()
-    }
 
 
 def test_the_published_names_are_those_of_the_recorded_checkpoint(parity_folder):

@@ -21,7 +21,7 @@ from napari_diffseg.core.params import SegmentParams
 from napari_diffseg.core.run import run_case
 from tests.core.case_files import write_case
 from tests.core.synthetic import synthetic_case
-from tests.models import tiny_model
+from tests.models import published_state, tiny_model
 from training import evaluate as evaluation
 from training.bootstrap import bootstrap_interval
 from training.evaluate import main
@@ -243,6 +243,32 @@ def test_finished_cases_are_not_sampled_again(run, tmp_path: Path, monkeypatch) 
     assert len(sampled) == 7
     assert run("--samples", "1", "--seed", "1", "--fresh") == 0
     assert len(sampled) == 10
+
+
+@pytest.mark.parametrize("option", ["--checkpoint", "--segmenter"])
+def test_checkpoint_of_the_papers_code_is_evaluated_as_it_is(
+    cases: Path, tmp_path: Path, capsys, option: str
+) -> None:
+    import torch
+
+    path = tmp_path / "emasavedmodel_0.9999_060000.pt"
+    torch.save(published_state(), path)
+    options = ["--samples", "2", "--steps", "1", "--slices", "5:6", "--device", "cpu"]
+    (cases / "Case_2").rename(tmp_path / "Case_2")
+    (cases / "Case_3").rename(tmp_path / "Case_3")
+    out = tmp_path / "out"
+    assert main([str(cases), "--out", str(out), option, str(path), *options]) == 0
+    assert "ddpm, 1 steps, seed 0" in capsys.readouterr().out
+    settings = {row.name: row.value for row in read_rows(out, SettingRow)}
+    assert settings["model"] == "emasavedmodel_0.9999_060000 (published format)"
+    assert settings["sampler"] == "ddpm"
+    assert len([row for row in read_rows(out, SliceRow) if row.method == "run"]) == 2
+
+    path.write_bytes(path.read_bytes()[:-1000])
+    assert main([str(cases), "--out", str(out), option, str(path), *options]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"training.evaluate: error: {path} is damaged")
+    assert error.count("\n") == 1
 
 
 def test_case_measured_with_another_model_is_measured_again(

@@ -122,7 +122,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: Path | str) -> LoadedModel:
-    """Read a model file: ours, or a published ``.pt`` file of the paper's code.
+    """Read a model file: ours, or a published one of the paper's code, by what is in it.
 
     Raises
     ------
@@ -132,7 +132,7 @@ def load_checkpoint(path: Path | str) -> LoadedModel:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such model file.")
-    if path.suffix.lower() in (".pt", ".pth"):
+    if _is_pytorch(path):
         return import_published(path)
     header, tensors = _read(path)
     try:
@@ -196,6 +196,18 @@ def prepare_network(network: DiffusionModel) -> DiffusionModel:
 
 
 _ADVICE = "Get the file again, or choose another model."
+
+
+def _is_pytorch(path: Path) -> bool:
+    """Whether a file is for `torch.load`; a damaged one is what its name says."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+    except OSError:
+        return False  # `_read` says why
+    if start[8:] == b"{":  # safetensors: eight bytes of length, then JSON
+        return False
+    return start.startswith((b"PK", b"\x80")) or path.suffix.lower() in (".pt", ".pth")
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -8,9 +8,7 @@ read off the tensors here. Two settings leave no trace in them and are the publi
 
 from __future__ import annotations
 
-import pickle
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from torch import Tensor
 from napari_diffseg.core.diffusion import DiffusionConfig
 from napari_diffseg.core.errors import CheckpointError, DiffsegError
 from napari_diffseg.core.model import DiffusionModel, ModelConfig
+from napari_diffseg.core.tensor_file import load_torch_file
 from napari_diffseg.core.unet import UNet, UNetConfig
 
 N_GROUPS = 32
@@ -28,6 +27,9 @@ N_GROUPS = 32
 
 _WRAPPERS = ("ema", "state_dict", "model_state_dict", "model", "module")
 _OPTIMISER_KEYS = {"state", "param_groups"}
+_CHOOSE = (
+    "Choose a savedmodel*.pt or emasavedmodel*.pt of the published code, or a .safetensors file."
+)
 
 # Published name of a block's part -> ours. What is behind it ("weight", "bias") stays.
 _PARTS = {
@@ -105,25 +107,11 @@ def convert_published_state_dict(state: Mapping[str, Any]) -> tuple[UNetConfig, 
 
 
 def _read_state_dict(path: Path) -> Mapping[str, Any]:
-    damaged = f"{path} is damaged or not a PyTorch file: copy or download it again."
-    try:
-        with path.open("rb") as file:
-            is_legacy = file.read(1) == b"\x80"  # a bare pickle, from before PyTorch 1.6
-        if not is_legacy and not zipfile.is_zipfile(path):
-            raise CheckpointError(damaged)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise CheckpointError(f"{path} cannot be opened: {reason}.") from error
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} is damaged or holds Python objects beside its tensors. Such files are not "
-            "opened, because they could run code: save the model's state_dict() alone."
-        ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{damaged} ({error})") from error
+    state = load_torch_file(path, CheckpointError, "save the model's state_dict() alone.")
     if not isinstance(state, Mapping):
-        raise CheckpointError(f"{path} holds a {type(state).__name__}, not a model's state dict.")
+        raise CheckpointError(
+            f"{path} holds a {type(state).__name__}, not a model's state dict. {_CHOOSE}"
+        )
     return state
 
 
@@ -145,7 +133,7 @@ def _unwrap(state: Mapping[str, Any]) -> dict[str, Tensor]:
     if "time_embed.0.weight" not in tensors or "input_blocks.0.0.weight" not in tensors:
         raise CheckpointError(
             "This is not a checkpoint of the published diffusion model: it has no "
-            "time_embed.0.weight and input_blocks.0.0.weight."
+            f"time_embed.0.weight and input_blocks.0.0.weight. {_CHOOSE}"
         )
     if len(tensors) < len(state):
         foreign = next(str(name) for name, v in state.items() if not isinstance(v, Tensor))
