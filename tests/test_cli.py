@@ -17,7 +17,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from napari_diffseg import __version__, cli
+from napari_diffseg import __version__
+from napari_diffseg._commands import common
+from napari_diffseg._commands import segment as command
 from napari_diffseg._terminal import ProgressLine
 from napari_diffseg.cli import main
 from napari_diffseg.core import batch
@@ -150,7 +152,7 @@ def test_stops_when_stable_and_says_so(segment, tmp_path: Path, capsys) -> None:
     assert "not stable after 4 samples" in capsys.readouterr().out
     stopping = read_json(tmp_path / "out" / "Case_1_diffseg.json")["run"]["stopping"]
     assert (stopping["max_samples"], stopping["stable_with"]) == (4, None)
-    assert segment(case, "--until-stable", 1) == cli.CANNOT_RUN
+    assert segment(case, "--until-stable", 1) == common.CANNOT_RUN
 
 
 def test_report_is_written_and_carries_the_record(segment, tmp_path: Path, capsys) -> None:
@@ -192,7 +194,7 @@ def test_slices_are_those_of_the_file_and_the_end_is_excluded(segment, tmp_path:
     [("60:90", (60, 90)), ("60:", (60, None)), (":90", (None, 90)), ("71", (71, 72))],
 )
 def test_slice_range_is_read_as_python_would(text: str, expected: object) -> None:
-    assert cli._parse_slices(text) == expected
+    assert command.parse_slices(text) == expected
 
 
 def test_maps_of_masks_as_in_the_paper(segment, tmp_path: Path) -> None:
@@ -392,16 +394,16 @@ def test_help_waits_for_no_heavy_library() -> None:
 
 
 def test_choices_of_the_parser_are_those_of_the_core() -> None:
-    assert get_args(MapKind) == cli.MAP_KINDS
-    assert get_args(ConsensusKind) == cli.CONSENSUS_KINDS
+    assert get_args(MapKind) == command.MAP_KINDS
+    assert get_args(ConsensusKind) == command.CONSENSUS_KINDS
 
 
 def test_staple_without_simpleitk_is_told_before_anything_is_sampled(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(batch, "has_staple", lambda: False)
-    code = cli.main(["segment", str(tmp_path), "--out", str(tmp_path), "--consensus", "staple"])
-    assert code == cli.CANNOT_RUN
+    code = main(["segment", str(tmp_path), "--out", str(tmp_path), "--consensus", "staple"])
+    assert code == common.CANNOT_RUN
     assert "pip install 'napari-diffseg[staple]'" in capsys.readouterr().err
 
 

@@ -1,0 +1,205 @@
+"""``napari-diffseg segment``: cases into maps, a record and a report."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_diffseg._commands.common import OK, SOME_FAILED, explain, parse_positive, report
+from napari_diffseg.core.params import SAMPLERS, SegmentParams
+
+if TYPE_CHECKING:
+    from napari_diffseg.core.batch import BatchOptions
+    from napari_diffseg.core.params import SamplerName
+
+MAP_KINDS = ("probabilities", "masks")  # core.levels.MapKind; that module waits for NumPy
+CONSENSUS_KINDS = ("mean", "majority", "staple", "closest")  # core.consensus.ConsensusKind
+
+_DEFAULTS = SegmentParams()
+
+EPILOG = """\
+A CASE is a folder, any file of a case, or a folder that holds several cases. Names of BraTS 2017
+to 2023, of the Medical Segmentation Decathlon and of single slices are known.
+
+For each case DIR gets, on the grid of its own files:
+  CASE_mask.nii.gz      whole tumour, where the mean is above the threshold (or --consensus)
+  CASE_mean.nii.gz      mean of the samples, 0 to 1
+  CASE_variance.nii.gz  variance of the samples, 0 to 0.25
+  CASE_samples.nii.gz   every sample, 4-D, 0 to 1 (--save-samples)
+  CASE_report.html      a page for a browser, with pictures; needs no network (--report)
+  CASE_diffseg.json     parameters, model, volumes with interval, disagreement of each slice,
+                        and Dice, HD95 and Jaccard if expert labels are there
+Earlier results of the same name are replaced.
+
+Exit code 0: all cases done; 1: some failed (the others are done); 2: could not run.
+Research use only, not a medical device.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Give the parser its arguments."""
+    parser.add_argument("cases", nargs="+", type=Path, metavar="CASE")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for results")
+    parser.add_argument(
+        "--samples", type=int, default=5, metavar="N", help="samples to draw (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--until-stable",
+        type=float,
+        metavar="TOL",
+        help="draw fewer than N samples when the last two have changed the mask by no more than "
+        "this, as 1 - Dice, for example 0.005",
+    )
+    parser.add_argument(
+        "--steps", type=int, metavar="K", help="sampling steps (default: as the model recommends)"
+    )
+    parser.add_argument("--sampler", choices=SAMPLERS, help="(default: as the model recommends)")
+    parser.add_argument(
+        "--eta",
+        type=float,
+        default=_DEFAULTS.eta,
+        help="randomness of ddim: 0 none, 1 as much as ddpm (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--mirror",
+        action=argparse.BooleanOptionalAction,
+        help="every second sample sees the slices mirrored left to right (default: as the model "
+        "recommends)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    parser.add_argument(
+        "--slices",
+        type=parse_slices,
+        metavar="A:B",
+        help="axial slices by their number in the file, counted from 0: A and up to, but not "
+        "including, B, as in Python; either may be left out (default: all)",
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.5,
+        metavar="P",
+        help="tumour is where the mean is above it (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--consensus",
+        choices=CONSENSUS_KINDS,
+        default=CONSENSUS_KINDS[0],
+        help="which mask to save: where the mean, or STAPLE's estimate, is above the threshold, "
+        "where the majority of the samples' masks is, or the sample that is closest to all others "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--of",
+        choices=MAP_KINDS,
+        default=MAP_KINDS[0],
+        help="make the maps of the samples' probabilities, or of their masks as in the paper "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="model file (default: the bundled model)"
+    )
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)"
+    )
+    parser.add_argument("--save-samples", action="store_true", help="also save every sample")
+    parser.add_argument(
+        "--report", action="store_true", help="also write a report: one HTML file for a browser"
+    )
+    parser.add_argument(
+        "--memory-budget",
+        type=int,
+        default=_DEFAULTS.memory_budget_mb,
+        metavar="MB",
+        help="working memory beside the network (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--threads",
+        type=parse_positive,
+        metavar="N",
+        help="threads on the CPU (default: as torch chooses)",
+    )
+    parser.set_defaults(command=_run_segment)
+
+
+def parse_slices(text: str) -> tuple[int | None, int | None]:
+    """Read "A:B", "A:", ":B" or "A" (that slice alone)."""
+    first, colon, end = text.partition(":")
+    try:
+        numbers = int(first) if first else None, int(end) if end else None
+    except ValueError:
+        numbers = None, None
+    if not colon and numbers[0] is not None:
+        numbers = numbers[0], numbers[0] + 1
+    if numbers == (None, None) or any(n is not None and n < 0 for n in numbers):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a range like 60:90")
+    if None not in numbers and numbers[0] >= numbers[1]:  # type: ignore[operator]
+        raise argparse.ArgumentTypeError(f"{text!r} holds no slice: the end is not included")
+    return numbers
+
+
+def _run_segment(arguments: argparse.Namespace) -> int:
+    _make_options(arguments, arguments.sampler or SAMPLERS[0])  # wrong values are told at once
+    from napari_diffseg._terminal import ProgressLine, summarise
+    from napari_diffseg.core.batch import segment_to_files
+    from napari_diffseg.core.checkpoint import bundled_checkpoint, load_checkpoint
+    from napari_diffseg.core.errors import CaseError
+    from napari_diffseg.core.export import make_output_folder
+    from napari_diffseg.core.inputs import expand_inputs
+    from napari_diffseg.core.segment import resolve_device
+
+    resolve_device(arguments.device)
+    if arguments.threads is not None:
+        import torch
+
+        torch.set_num_threads(arguments.threads)
+    model = load_checkpoint(arguments.checkpoint or bundled_checkpoint())
+    options = _make_options(arguments, arguments.sampler or model.card.recommended_sampler)
+    make_output_folder(arguments.out)
+    cases = expand_inputs(arguments.cases)
+    n_failed = 0
+    for number, files in enumerate(cases, start=1):
+        title = f"[{number}/{len(cases)}]"
+        try:
+            if isinstance(files, CaseError):
+                raise files
+            title += f" {files.name}"
+            with ProgressLine(title) as line:
+                record, paths = segment_to_files(files, model, options, arguments.out, line.update)
+        except Exception as error:  # one bad case must not cost the user the others
+            report(f"{title} failed: {explain(error)}")
+            n_failed += 1
+            continue
+        for note in (*record.case.notes, *record.run.messages):
+            report(f"{title} note: {note}")
+        if record.verdict is not None and record.verdict.is_warning:
+            report(f"{title} note: {record.verdict.text}")
+        print(summarise(record, paths), flush=True)
+    if n_failed:
+        report(f"{n_failed} of {len(cases)} cases failed.")
+    return SOME_FAILED if n_failed else OK
+
+
+def _make_options(arguments: argparse.Namespace, sampler: SamplerName) -> BatchOptions:
+    from napari_diffseg.core.batch import BatchOptions
+
+    return BatchOptions(
+        params=SegmentParams(
+            n_samples=arguments.samples,
+            tolerance=arguments.until_stable,
+            n_steps=arguments.steps,
+            sampler=sampler,
+            eta=arguments.eta,
+            mirror=arguments.mirror,
+            seed=arguments.seed,
+            device=arguments.device,
+            memory_budget_mb=arguments.memory_budget,
+        ),
+        slices=arguments.slices,
+        threshold=arguments.threshold,
+        of=arguments.of,
+        consensus=arguments.consensus,
+        save_samples=arguments.save_samples,
+        report=arguments.report,
+    )
