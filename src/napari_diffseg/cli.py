@@ -1,32 +1,39 @@
 """The command line: segment cases, cut them into slices, look at models.
 
 Results go to stdout, everything else to stderr. Exit code 0: all is done; 1: some cases failed;
-2: the command itself could not run (its arguments, the model, the output folder); 130: Ctrl-C.
+2: the command itself could not run (its arguments, the model, the output folder); 130: Ctrl-C;
+143: SIGTERM; 141: nobody reads the results any more (as in ``| head``).
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 
 from napari_diffseg import __version__
 from napari_diffseg._commands import models, segment, slices
-from napari_diffseg._commands.common import CANNOT_RUN, INTERRUPTED
-from napari_diffseg.core.errors import DiffsegError
+from napari_diffseg._commands.common import CANNOT_RUN, INTERRUPTED, NOBODY_READS, explain, report
+from napari_diffseg._commands.shell import ending_cleanly, forget_stdout, prepare_streams
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    prepare_streams()
     arguments = _make_parser().parse_args(argv)
     try:
-        return int(arguments.command(arguments))
-    except DiffsegError as error:
-        print(f"napari-diffseg: error: {error}", file=sys.stderr)
-        return CANNOT_RUN
+        with ending_cleanly():
+            return int(arguments.command(arguments))
     except KeyboardInterrupt:
-        print("\nInterrupted. Nothing was written for the case that was running.", file=sys.stderr)
+        report("\nInterrupted. What was finished is kept, nothing half-written is left.")
         return INTERRUPTED
+    except BrokenPipeError:
+        forget_stdout()
+        return NOBODY_READS
+    except Exception as error:  # no traceback for a user, whatever it is
+        if isinstance(error, OSError):
+            forget_stdout()
+        report(f"napari-diffseg: error: {explain(error)}")
+        return CANNOT_RUN
 
 
 def _make_parser() -> argparse.ArgumentParser:

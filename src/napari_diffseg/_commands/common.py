@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from pathlib import Path
 
 from napari_diffseg.core.errors import DiffsegError
 
-OK, SOME_FAILED, CANNOT_RUN, INTERRUPTED = 0, 1, 2, 130
+OK, SOME_FAILED, CANNOT_RUN, INTERRUPTED, NOBODY_READS = 0, 1, 2, 130, 141
 
 
 def report(message: str) -> None:
@@ -21,6 +23,8 @@ def explain(error: Exception) -> str:
         return str(error)
     if isinstance(error, MemoryError):
         return "the machine has not enough memory. Choose fewer samples or slices."
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or 'The output'} cannot be read or written: {error.strerror}."
     return f"unexpected {type(error).__name__}: {error}. Please report this."
 
 
@@ -29,3 +33,18 @@ def parse_positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 on")
     return int(text)
+
+
+def parse_threads(text: str) -> int:
+    """Read a number of threads; thousands of them would bring the machine to a halt."""
+    n_threads, most = parse_positive(text), 4 * (os.cpu_count() or 1)
+    if n_threads > most:
+        raise argparse.ArgumentTypeError(f"at most {most} threads make sense here, not {text}")
+    return n_threads
+
+
+def parse_path(text: str) -> Path:
+    """Read a path; an empty one (of a variable that is not set) is not the current folder."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("the path is empty; for the current folder give .")
+    return Path(text)

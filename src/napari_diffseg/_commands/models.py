@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from napari_diffseg._commands.common import OK, parse_positive
+from napari_diffseg._commands.common import OK, parse_path, parse_positive
 
 
 def add_info_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the parser of ``info`` its arguments."""
-    parser.add_argument("--checkpoint", type=Path, metavar="FILE", help="a model file to describe")
+    parser.add_argument(
+        "--checkpoint", type=parse_path, metavar="FILE", help="a model file to describe"
+    )
     parser.set_defaults(command=_run_info)
 
 
 def add_convert_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the parser of ``convert`` its arguments."""
-    parser.add_argument("published", type=Path, metavar="PUBLISHED.pt")
-    parser.add_argument("out", type=Path, metavar="OUT.safetensors")
+    parser.add_argument("published", type=parse_path, metavar="PUBLISHED.pt")
+    parser.add_argument("out", type=parse_path, metavar="OUT.safetensors")
     parser.add_argument("--name", help="what the model is called (default: as the checkpoint)")
     parser.add_argument("--steps", type=parse_positive, metavar="K", help="steps to recommend")
     parser.set_defaults(command=_run_convert)
@@ -43,7 +44,12 @@ def _run_convert(arguments: argparse.Namespace) -> int:
     import dataclasses
 
     from napari_diffseg._terminal import describe_model
-    from napari_diffseg.core.checkpoint import import_published, load_checkpoint, save_checkpoint
+    from napari_diffseg.core.checkpoint import (
+        import_published,
+        is_model_file,
+        load_checkpoint,
+        save_checkpoint,
+    )
     from napari_diffseg.core.errors import ParameterError
 
     out = arguments.out
@@ -51,6 +57,10 @@ def _run_convert(arguments: argparse.Namespace) -> int:
         raise ParameterError(f"{out} must end with .safetensors.")
     if out.exists():
         raise ParameterError(f"{out} exists already. Choose another name, or move it away.")
+    if is_model_file(arguments.published):
+        raise ParameterError(
+            f"{arguments.published} is a model file already: it can be used as it is."
+        )
     model = import_published(arguments.published)
     card = dataclasses.replace(
         model.card,

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_diffseg._commands.common import OK, SOME_FAILED, explain, parse_positive, report
+from napari_diffseg._commands.common import (
+    OK,
+    SOME_FAILED,
+    explain,
+    parse_path,
+    parse_threads,
+    report,
+)
 from napari_diffseg.core.params import SAMPLERS, SegmentParams
 
 if TYPE_CHECKING:
@@ -30,17 +36,21 @@ For each case DIR gets, on the grid of its own files:
   CASE_report.html      a page for a browser, with pictures; needs no network (--report)
   CASE_diffseg.json     parameters, model, volumes with interval, disagreement of each slice,
                         and Dice, HD95 and Jaccard if expert labels are there
-Earlier results of the same name are replaced.
+Earlier results of the same name are replaced. What only an earlier run wrote (samples, report)
+is left, and named.
 
-Exit code 0: all cases done; 1: some failed (the others are done); 2: could not run.
+Exit code 0: all cases done; 1: some failed (the others are done); 2: could not run;
+130: Ctrl-C.
 Research use only, not a medical device.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Give the parser its arguments."""
-    parser.add_argument("cases", nargs="+", type=Path, metavar="CASE")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for results")
+    parser.add_argument("cases", nargs="+", type=parse_path, metavar="CASE")
+    parser.add_argument(
+        "--out", type=parse_path, required=True, metavar="DIR", help="folder for results"
+    )
     parser.add_argument(
         "--samples", type=int, default=5, metavar="N", help="samples to draw (default: %(default)s)"
     )
@@ -98,7 +108,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: %(default)s)",
     )
     parser.add_argument(
-        "--checkpoint", type=Path, metavar="FILE", help="model file (default: the bundled model)"
+        "--checkpoint",
+        type=parse_path,
+        metavar="FILE",
+        help="model file (default: the bundled model)",
     )
     parser.add_argument(
         "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)"
@@ -116,7 +129,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--threads",
-        type=parse_positive,
+        type=parse_threads,
         metavar="N",
         help="threads on the CPU (default: as torch chooses)",
     )
@@ -145,7 +158,7 @@ def _run_segment(arguments: argparse.Namespace) -> int:
     from napari_diffseg.core.batch import segment_to_files
     from napari_diffseg.core.checkpoint import bundled_checkpoint, load_checkpoint
     from napari_diffseg.core.errors import CaseError
-    from napari_diffseg.core.export import make_output_folder
+    from napari_diffseg.core.export import find_earlier, make_output_folder
     from napari_diffseg.core.inputs import expand_inputs
     from napari_diffseg.core.segment import resolve_device
 
@@ -156,6 +169,8 @@ def _run_segment(arguments: argparse.Namespace) -> int:
         torch.set_num_threads(arguments.threads)
     model = load_checkpoint(arguments.checkpoint or bundled_checkpoint())
     options = _make_options(arguments, arguments.sampler or model.card.recommended_sampler)
+    steps = options.params.n_steps or model.card.recommended_steps
+    model.network.diffusion.make_schedule().respaced(steps)  # too many would fail for every case
     make_output_folder(arguments.out)
     cases = expand_inputs(arguments.cases)
     n_failed = 0
@@ -165,6 +180,7 @@ def _run_segment(arguments: argparse.Namespace) -> int:
             if isinstance(files, CaseError):
                 raise files
             title += f" {files.name}"
+            earlier = find_earlier(arguments.out, files.name)
             with ProgressLine(title) as line:
                 record, paths = segment_to_files(files, model, options, arguments.out, line.update)
         except Exception as error:  # one bad case must not cost the user the others
@@ -175,6 +191,8 @@ def _run_segment(arguments: argparse.Namespace) -> int:
             report(f"{title} note: {note}")
         if record.verdict is not None and record.verdict.is_warning:
             report(f"{title} note: {record.verdict.text}")
+        for path in sorted(earlier - {*paths.values()}):
+            report(f"{title} note: {path} is left from an earlier run and not of this result.")
         print(summarise(record, paths), flush=True)
     if n_failed:
         report(f"{n_failed} of {len(cases)} cases failed.")

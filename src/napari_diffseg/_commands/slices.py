@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_diffseg._commands.common import OK, SOME_FAILED, explain, report
+from napari_diffseg._commands.common import OK, SOME_FAILED, explain, parse_path, report
 
 if TYPE_CHECKING:
     from napari_diffseg.core.slice_assembly import AssembledVolume
@@ -60,8 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_export(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("cases", nargs="+", type=Path, metavar="CASE")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for slices")
+    parser.add_argument("cases", nargs="+", type=parse_path, metavar="CASE")
+    parser.add_argument(
+        "--out", type=parse_path, required=True, metavar="DIR", help="folder for slices"
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--drop",
@@ -90,11 +91,15 @@ def _add_export(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_assemble(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path, metavar="DIR")
+    parser.add_argument("folder", type=parse_path, metavar="DIR")
     parser.add_argument(
-        "--like", type=Path, required=True, metavar="VOLUME", help="any file of the case: its grid"
+        "--like",
+        type=parse_path,
+        required=True,
+        metavar="VOLUME",
+        help="any file of the case: its grid",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="*.nii.gz")
+    parser.add_argument("--out", type=parse_path, required=True, metavar="FILE", help="*.nii.gz")
     parser.add_argument("--case", metavar="NAME", help="if DIR has slices of several")
     parser.add_argument(
         "--what", choices=KINDS, metavar="KIND", help="if DIR has several: see below"

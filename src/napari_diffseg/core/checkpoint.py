@@ -95,6 +95,11 @@ def save_checkpoint(
     """Write a model file, complete or not at all (temporary file, then ``os.replace``).
 
     ``float16`` halves the file; weights are read back as float32.
+
+    Raises
+    ------
+    OSError
+        It cannot be written.
     """
     header = {
         "schema": SCHEMA_VERSION,
@@ -116,6 +121,8 @@ def save_checkpoint(
         save_file(tensors, temporary, {HEADER_KEY: json.dumps(header, sort_keys=True)})
         temporary.chmod(mode)
         os.replace(temporary, path)
+    except SafetensorError as error:  # a full disk, in the words of another language
+        raise OSError(str(error)) from error
     finally:
         temporary.unlink(missing_ok=True)
     return path
@@ -132,7 +139,7 @@ def load_checkpoint(path: Path | str) -> LoadedModel:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such model file.")
-    if _is_pytorch(path):
+    if not is_model_file(path) and _is_pytorch(path):
         return import_published(path)
     header, tensors = _read(path)
     try:
@@ -164,6 +171,11 @@ def load_checkpoint(path: Path | str) -> LoadedModel:
             f"{preprocessing.n_prior_channels} and {config.n_prior_channels}). {_ADVICE}"
         )
     return LoadedModel(network, preprocessing, card, path, _hash_file(path), provenance)
+
+
+def is_model_file(path: Path) -> bool:
+    """Whether a file looks like safetensors: eight bytes of length, then JSON."""
+    return _read_start(path)[8:] == b"{"
 
 
 def import_published(path: Path | str, config: UNetConfig | None = None) -> LoadedModel:
@@ -198,16 +210,18 @@ def prepare_network(network: DiffusionModel) -> DiffusionModel:
 _ADVICE = "Get the file again, or choose another model."
 
 
-def _is_pytorch(path: Path) -> bool:
-    """Whether a file is for `torch.load`; a damaged one is what its name says."""
+def _read_start(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            start = file.read(9)
+            return file.read(9)
     except OSError:
-        return False  # `_read` says why
-    if start[8:] == b"{":  # safetensors: eight bytes of length, then JSON
-        return False
-    return start.startswith((b"PK", b"\x80")) or path.suffix.lower() in (".pt", ".pth")
+        return b""  # whoever reads the file says why
+
+
+def _is_pytorch(path: Path) -> bool:
+    """Whether a file is for `torch.load`; a damaged one is what its name says."""
+    is_by_name = path.suffix.lower() in (".pt", ".pth")
+    return is_by_name or _read_start(path).startswith((b"PK", b"\x80"))
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

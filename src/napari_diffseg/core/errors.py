@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 
 class DiffsegError(Exception):
     """Base class of every error whose message can be shown to a user as it is."""
@@ -17,3 +19,26 @@ class CheckpointError(DiffsegError):
 
 class ParameterError(DiffsegError):
     """A parameter is outside of what the method or the case allows."""
+
+
+def explain_unwritable(error: Exception, what: str, folder: Path) -> DiffsegError | None:
+    """Return one error that names the folder into which several files could not be written.
+
+    They are written into a hidden folder first, and its name says nothing to anybody.
+
+    Parameters
+    ----------
+    error
+        An OSError, or an error that one has caused; of any other None is returned.
+    what
+        What was to be written, to begin a sentence with.
+    folder
+        Where the user wanted it.
+    """
+    reason = error if isinstance(error, OSError) else error.__cause__
+    if not isinstance(reason, OSError):
+        return None
+    return DiffsegError(
+        f"{what} cannot be written into {folder}: {reason.strerror or reason}. Nothing of it was "
+        "written. Make room, or choose another folder."
+    )

@@ -20,7 +20,7 @@ import numpy as np
 from napari_diffseg.core.brats import Case
 from napari_diffseg.core.consensus import USES_THRESHOLD, decide, make_mask
 from napari_diffseg.core.ensemble import Ensemble
-from napari_diffseg.core.errors import DiffsegError
+from napari_diffseg.core.errors import DiffsegError, explain_unwritable
 from napari_diffseg.core.record import MapsRecord, ResultRecord
 from napari_diffseg.core.volume import save_on_source_grid
 
@@ -51,6 +51,12 @@ def output_paths(
 def report_path(folder: Path, case_name: str) -> Path:
     """Return where the report of a case goes (`report.save_report`)."""
     return folder / f"{case_name}_{REPORT}.html"
+
+
+def find_earlier(folder: Path, case_name: str) -> set[Path]:
+    """Return the samples and the report that are there of a case, from an earlier run."""
+    samples = output_paths(folder, case_name, samples=True)[SAMPLES]
+    return {path for path in (samples, report_path(folder, case_name)) if path.exists()}
 
 
 def check_outputs(outputs: Iterable[Path], files: CaseFiles) -> None:
@@ -171,11 +177,11 @@ def save_result(
             part[RECORD].write_text(record_to_json(record, names), encoding="utf-8")
             for key, path in part.items():  # the record last: where it is, the maps are complete
                 os.replace(path, paths[key])
-    except OSError as error:
-        raise DiffsegError(
-            f"The results of {case.name} cannot be written into {folder}: "
-            f"{error.strerror or error}."
-        ) from error
+    except (OSError, DiffsegError) as error:
+        problem = explain_unwritable(error, f"The results of {case.name}", folder)
+        if problem is None:
+            raise
+        raise problem from error
     return paths
 
 

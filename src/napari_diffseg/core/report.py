@@ -57,7 +57,8 @@ def save_report(
     text = make_report(case, ensemble, record, edited)
     temporary = path.with_name(f".{path.name}.part")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        # "backslashreplace": a file's name need not be Unicode
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         temporary.replace(path)
     except OSError as error:
         raise DiffsegError(f"{path} cannot be written: {error.strerror or error}.") from error

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from napari_diffseg.core.brats import MODALITIES, Case, load_case
 from napari_diffseg.core.case_names import LABEL
-from napari_diffseg.core.errors import CaseError, DiffsegError, ParameterError
+from napari_diffseg.core.errors import CaseError, DiffsegError, ParameterError, explain_unwritable
 from napari_diffseg.core.preprocessing import PAPER_PREPROCESSING, find_brain, normalise
 from napari_diffseg.core.slice_files import (
     make_slice_case,
@@ -119,10 +119,11 @@ def export_slices(files: CaseFiles, folder: Path, options: SliceOptions) -> Slic
             moves = [(path, old / path.name) for path in existing]
             moves += [(path, folder / path.name) for path in sorted(new.iterdir())]
             _move_all(moves)
-    except OSError as error:
-        raise DiffsegError(
-            f"The slices of {case.name} cannot be written into {folder}: {error.strerror or error}."
-        ) from error
+    except (OSError, DiffsegError) as error:
+        problem = explain_unwritable(error, f"The slices of {case.name}", folder)
+        if problem is None:
+            raise
+        raise problem from error
     written = tuple(folder / slice_folder_name(slice_case, number) for number in numbers)
     return SliceExport(slice_case, written, tuple(_find_notes(case)))
 
