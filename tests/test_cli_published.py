@@ -18,7 +18,7 @@ import torch
 from napari_diffseg.cli import main
 from napari_diffseg.core.checkpoint import load_checkpoint
 from tests.models import published_state, tiny_model
-from tests.plugin.conftest import write_synthetic
+from tests.test_cli import write_synthetic
 
 RAW, AVERAGE = "savedmodel060000.pt", "emasavedmodel_0.9999_060000.pt"
 
@@ -27,7 +27,7 @@ RAW, AVERAGE = "savedmodel060000.pt", "emasavedmodel_0.9999_060000.pt"
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give a case, and the weights and their average as the published code saves them."""
     folder = tmp_path_factory.mktemp("published")
-    write_synthetic(folder)
+    write_synthetic(folder, "Case_001")
     for seed, name in enumerate((RAW, AVERAGE)):
         torch.save(published_state(seed=seed), folder / name)
     return folder
