@@ -1,4 +1,4 @@
-"""Dice, Jaccard, HD95 and volumes against hand-counted masks, a brute-force oracle and medpy."""
+"""Dice, Jaccard, HD95 and volumes: masks counted by hand, a brute-force oracle, medpy, MONAI."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from napari_diffseg.core import metrics
 
@@ -66,6 +67,12 @@ def iter_mask_pairs():
         block = np.zeros(shape, bool)
         block[tuple(slice(0, n - 2) for n in shape)] = True
         yield pytest.param(block, full, id=f"{dimensions} touching three borders")
+        face, far_face = np.zeros(shape, bool), np.zeros(shape, bool)
+        face[0] = far_face[-1] = True
+        yield pytest.param(face, far_face, id=f"{dimensions} opposite faces")
+        inner = np.zeros(shape, bool)
+        inner[tuple(slice(1, -1) for _ in shape)] = True
+        yield pytest.param(full & ~inner, inner, id=f"{dimensions} a shell and what it holds")
     yield pytest.param(np.ones((1, 4), bool), drawn("#..#"), id="2-D one row")
 
 
@@ -93,6 +100,58 @@ def test_hd95_agrees_with_medpy(a, b):
     assert metrics.compute_hd95_mm(a, b, spacing_mm) == pytest.approx(expected, rel=1e-12)
     assert metrics.compute_dice(a, b) == pytest.approx(medpy.dc(a, b))
     assert metrics.compute_jaccard(a, b) == pytest.approx(medpy.jc(a, b))
+
+
+@pytest.fixture(scope="module")
+def monai():
+    """Give MONAI's metrics; its import takes seconds, so it is here and nowhere else."""
+    metrics = pytest.importorskip("monai.metrics", reason="MONAI is not installed")
+    from monai.metrics import utils
+
+    return metrics, utils
+
+
+def as_batch(mask):
+    return torch.from_numpy(mask)[None, None]
+
+
+@pytest.mark.filterwarnings("ignore:monai.metrics.utils get_mask_edges:FutureWarning")
+@pytest.mark.parametrize(("a", "b"), MASK_PAIRS)
+@pytest.mark.parametrize("anisotropic", [False, True], ids=["isotropic", "anisotropic"])
+def test_scores_agree_with_monai(a, b, anisotropic, monai):
+    monai_metrics, monai_utils = monai
+    spacing_mm = ANISOTROPIC[a.ndim] if anisotropic else (1.0,) * a.ndim
+    dice = monai_metrics.compute_dice(as_batch(a), as_batch(b))
+    jaccard = monai_metrics.compute_iou(as_batch(a), as_batch(b))
+    surfaces = monai_utils.get_mask_edges(a, b)
+    # MONAI's own HD95 is the larger of two directed percentiles; its distances are pooled here.
+    directed = [
+        monai_utils.get_surface_distance(*pair, spacing=spacing_mm)
+        for pair in (surfaces, surfaces[::-1])
+    ]
+
+    assert metrics.compute_dice(a, b) == pytest.approx(float(dice))
+    assert metrics.compute_jaccard(a, b) == pytest.approx(float(jaccard))
+    ours_mm = metrics.compute_hd95_mm(a, b, spacing_mm)
+    assert ours_mm == pytest.approx(np.percentile(np.concatenate(directed), 95), rel=1e-6)
+    theirs_mm = monai_metrics.compute_hausdorff_distance(
+        as_batch(a), as_batch(b), include_background=True, percentile=95, spacing=list(spacing_mm)
+    )
+    # Pooled, the percentile lies between the two; interpolation of few distances moves it a little.
+    few = min(map(len, directed)) < 40
+    assert few or ours_mm <= float(theirs_mm) + 1e-5
+
+
+def test_empty_masks_agree_with_monai(monai):
+    monai_metrics, _ = monai
+    empty, tumour = np.zeros((4, 5), bool), drawn("...", ".##", "...")
+    tumour = np.pad(tumour, ((0, 1), (0, 2)))
+    for a, b in ((empty, tumour), (tumour, empty), (empty, empty)):
+        pair = as_batch(a), as_batch(b)
+        dice = monai_metrics.compute_dice(*pair, ignore_empty=False)
+        jaccard = monai_metrics.compute_iou(*pair, ignore_empty=False)
+        assert metrics.compute_dice(a, b) == float(dice)
+        assert metrics.compute_jaccard(a, b) == float(jaccard)
 
 
 @pytest.mark.parametrize("voxels_per_point", [0, 10**9], ids=["tree", "distance transform"])
