@@ -41,6 +41,7 @@ from training.measure import CaseMeasurements, measure_case
 from training.results import (
     CalibrationRow,
     CaseRow,
+    MemberRow,
     SettingRow,
     SliceRow,
     TimingRow,
@@ -141,6 +142,7 @@ def _write_all(out: Path, measured: Iterable[CaseMeasurements]) -> None:
     write_rows(out, CaseRow, [row for each in measured for row in each.cases])
     write_rows(out, UncertaintyRow, [row for each in measured for row in each.uncertainty])
     write_rows(out, CalibrationRow, [row for each in measured for row in each.calibration])
+    write_rows(out, MemberRow, [row for each in measured for row in each.members])
     write_rows(out, TimingRow, [each.timing for each in measured if each.timing is not None])
 
 

@@ -12,19 +12,25 @@ from napari_diffseg.core.brats import Case
 from napari_diffseg.core.calibration import compute_calibration, compute_error_detection
 from napari_diffseg.core.ensemble import Ensemble
 from napari_diffseg.core.levels import MASK_LEVEL, MapKind
-from napari_diffseg.core.metrics import compute_dice, compute_scores
-from napari_diffseg.core.uncertainty import compute_energy_distance, compute_mean_pairwise_dice
+from napari_diffseg.core.metrics import compute_dice, compute_scores, compute_volume_ml
+from napari_diffseg.core.uncertainty import (
+    compute_agreement,
+    compute_energy_distance,
+    compute_mean_pairwise_dice,
+)
+from training.members import crop_ensemble, measure_first_members
 from training.results import (
     MASKS,
     PROBABILITIES,
     RUN,
     CalibrationRow,
     CaseRow,
+    MemberRow,
     SliceRow,
     TimingRow,
     UncertaintyRow,
 )
-from training.selective import compute_filtering
+from training.selective import compute_filtering, compute_soft_dice
 
 Mask = NDArray[np.bool_]
 ZRange = tuple[int, int]
@@ -39,16 +45,24 @@ class CaseMeasurements:
     uncertainty: tuple[UncertaintyRow, ...]
     calibration: tuple[CalibrationRow, ...]
     timing: TimingRow | None = None
+    members: tuple[MemberRow, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
 class _Prediction:
-    """A mask (Z, Y, X) of the whole grid, and what it is."""
+    """A mask (Z, Y, X) of the whole grid, and what it is.
+
+    Its map and the agreement of its members, slice by slice, are those by which slices are ranked;
+    without a map (of all single runs but the first) they are not.
+    """
 
     method: str
     member: int | None
     n_samples: int
     mask: Mask
+    mean: NDArray[np.float32] | None = None
+    entropy: NDArray[np.float32] | None = None
+    agreement: tuple[float | None, ...] | None = None
 
 
 def measure_case(
@@ -83,12 +97,13 @@ def measure_case(
     everything = (0, len(truth))
     regions = [z_range, everything] if whole_volume and z_range != everything else [z_range]
     uncertainty, calibration = _measure_maps(case, patient, ensemble, brain, z_range)
+    here = slice(*z_range)
     return CaseMeasurements(
         slices=tuple(
             row
             for z in range(*z_range)
             if truth[z].any()
-            for row in _measure_slice(case, patient, truth, predictions, z)
+            for row in _measure_slice(case, patient, truth, brain, predictions, z)
         ),
         cases=tuple(
             _measure_volume(case, patient, truth, prediction, region)
@@ -97,23 +112,47 @@ def measure_case(
         ),
         uncertainty=tuple(uncertainty),
         calibration=tuple(calibration),
+        members=tuple(
+            measure_first_members(
+                case.name,
+                patient,
+                crop_ensemble(ensemble, z_range),
+                truth[here],
+                brain[here],
+                case.geometry.spacing_mm[1:],
+            )
+        ),
     )
 
 
 def _iter_predictions(ensemble: Ensemble) -> Iterator[_Prediction]:
-    for member, levels in enumerate(ensemble.members_uint8()):
-        yield _Prediction(RUN, member, 1, levels >= MASK_LEVEL)
+    masks = ensemble.members_uint8() >= MASK_LEVEL
+    for member, mask in enumerate(masks):
+        first = member == 0
+        yield _Prediction(
+            RUN,
+            member,
+            1,
+            mask,
+            mean=ensemble.mean_map(1) if first else None,
+            entropy=ensemble.entropy_map(1) if first else None,
+        )
+    agreement = compute_agreement(masks).slice_dice
     kinds: tuple[MapKind, ...] = (PROBABILITIES, MASKS)
     for of in kinds:
-        yield _Prediction(of, None, ensemble.n_members, ensemble.wt_mask(of=of))
+        maps = ensemble.mean_map(of=of), ensemble.entropy_map(of=of)
+        mask = ensemble.wt_mask(of=of)
+        yield _Prediction(of, None, ensemble.n_members, mask, *maps, agreement)
 
 
 def _measure_slice(
-    case: Case, patient: str, truth: Mask, predictions: list[_Prediction], z: int
+    case: Case, patient: str, truth: Mask, brain: Mask, predictions: list[_Prediction], z: int
 ) -> Iterator[SliceRow]:
     _, y_mm, x_mm = case.geometry.spacing_mm
     for prediction in predictions:
         scores = compute_scores(prediction.mask[z], truth[z], (y_mm, x_mm))
+        mean, entropy, agreement = prediction.mean, prediction.entropy, prediction.agreement
+        inside = brain[z]
         yield SliceRow(
             case=case.name,
             patient=patient,
@@ -127,6 +166,11 @@ def _measure_slice(
             empty=scores.empty_prediction,
             predicted_mm2=float(np.count_nonzero(prediction.mask[z]) * y_mm * x_mm),
             truth_mm2=float(np.count_nonzero(truth[z]) * y_mm * x_mm),
+            confidence=None if agreement is None else agreement[z],
+            soft_dice=None if mean is None else compute_soft_dice(mean[z], prediction.mask[z]),
+            mean_entropy=None
+            if entropy is None or not inside.any()
+            else float(entropy[z][inside].mean()),
         )
 
 
@@ -175,7 +219,8 @@ def _measure_maps(
         (MASKS, MASKS, ensemble.n_members),
     )
     for method, of, k in kinds:
-        calibration = compute_calibration(ensemble.mean_map(k, of)[here], truth, region)
+        mean = ensemble.mean_map(k, of)[here]
+        calibration = compute_calibration(mean, truth, region)
         mask, variance = ensemble.wt_mask(k=k, of=of)[here], ensemble.variance_map(k, of)[here]
         detection = compute_error_detection(variance, mask != truth, region)
         filtering = compute_filtering(mask, truth, variance, region)
@@ -203,6 +248,8 @@ def _measure_maps(
                 qu_brats=filtering.score,
                 mean_entropy=float(entropy.mean()) if entropy.size else None,
                 dice=compute_dice(mask, truth),
+                soft_dice=compute_soft_dice(mean, mask),
+                predicted_ml=compute_volume_ml(mask, case.geometry.spacing_mm),
             )
         )
         bins = zip(

@@ -52,6 +52,12 @@ class SliceRow:
     empty: bool
     predicted_mm2: float
     truth_mm2: float
+    confidence: float | None = None
+    """Mean Dice over pairs of members' masks on this slice; None without two members."""
+    soft_dice: float | None = None
+    """Of the mean map and its mask; see `training.selective.compute_soft_dice`."""
+    mean_entropy: float | None = None
+    """Of the mean map inside the brain, in bits."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,9 @@ class UncertaintyRow:
     """Of the mean map inside the brain, in bits."""
     dice: float | None = None
     """3-D, of the same mask and region: what the confidence of a case is compared with."""
+    soft_dice: float | None = None
+    """Of the mean map and its mask, in 3-D."""
+    predicted_ml: float | None = None
 
 
 @dataclass(frozen=True)
@@ -120,6 +129,32 @@ class CalibrationRow:
     """Sum of the mean map."""
     observed_sum: int
     """Voxels of tumour."""
+
+
+@dataclass(frozen=True)
+class MemberRow:
+    """What the first ``n_samples`` members of a case are worth (``members.csv``)."""
+
+    case: str
+    patient: str
+    method: str
+    n_samples: int
+    n_slices: int
+    """With tumour."""
+    dice: float | None
+    """Mean over these slices, as the next."""
+    hd95_mm: float | None
+    n_empty: int
+    ece: float | None
+    """Inside the brain, all slices of the protocol together, as the next two."""
+    brier: float | None
+    error_auroc: float | None
+    diversity: float | None
+    confidence: float | None
+    dice_with_before: float | None
+    """Of the mask with the one of a member less."""
+    monte_carlo_error: float | None
+    """Standard error of the mean map where any member sees tumour."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +179,7 @@ class SheetRow:
     steps: int
     n_samples: int
     n_slices: int
-    dice: float
+    dice: float | None
     """Mean over the slices, as the next."""
     hd95_mm: float | None
     n_empty: int
@@ -169,6 +204,7 @@ FILES: dict[type[Any], str] = {
     CaseRow: "cases.csv",
     UncertaintyRow: "uncertainty.csv",
     CalibrationRow: "calibration.csv",
+    MemberRow: "members.csv",
     TimingRow: "timings.csv",
     SheetRow: "sheet.csv",
     SettingRow: "settings.csv",

@@ -57,6 +57,17 @@ def compute_filtering(
     )
 
 
+def compute_soft_dice(mean: NDArray[np.floating[Any]], mask: Mask) -> float:
+    """Compute the soft Dice confidence of a mask, in [0, 1], 1 is sure (Borges et al., 2402.10665).
+
+    2 sum(p m) / (sum(p) + sum(m)) for a map p and its mask m: the Dice that the map itself expects,
+    nearly, for any system that gives probabilities. 0 for an empty mask, unless the map is 0 as
+    well, which is 1.
+    """
+    total = float(mean.sum(dtype=np.float64)) + np.count_nonzero(mask)
+    return 2 * float(mean[mask].sum(dtype=np.float64)) / total if total else 1.0
+
+
 def compute_aurc(confidences: Sequence[float], risks: Sequence[float]) -> float | None:
     """Return the area under the risk-coverage curve, 0 is best; None with fewer than two cases.
 

@@ -11,29 +11,24 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from napari_diffseg.core.brats import Case, load_case
-from napari_diffseg.core.calibration import compute_calibration, compute_error_detection
 from napari_diffseg.core.ensemble import Ensemble
 from napari_diffseg.core.errors import CaseError, DiffsegError, ParameterError
-from napari_diffseg.core.levels import MASK_LEVEL
-from napari_diffseg.core.metrics import compute_scores
 from napari_diffseg.core.params import SAMPLERS
 from napari_diffseg.core.preprocessing import prepare_case
 from napari_diffseg.core.run import find_z_range
-from napari_diffseg.core.uncertainty import compute_diversity
 from training.baselines.opening import open_segmenter
 from training.baselines.segmenter import DiffusionSegmenter
 from training.case_store import PAPER_SLICES, choose_cases
 from training.cells import format_table
 from training.data import hash_cases
 from training.figures import Panel, draw_panels
-from training.results import FILES, SettingRow, SheetRow, read_rows, write_rows
+from training.members import measure_first_members
+from training.results import FILES, PROBABILITIES, SettingRow, SheetRow, read_rows, write_rows
 
 Plan = tuple[tuple[int, int], ...]
 """(steps, members) for each column of the sheet."""
@@ -82,45 +77,32 @@ def measure_members(
     ]
     seconds = (time.perf_counter() - started) / len(chosen)
     ensemble = Ensemble.from_arrays(np.stack(drawn, axis=1))
-    truth, brain = case.wt_truth[list(chosen)], prepared.brain[list(chosen)]
-    steps = segmenter.settings["steps"]
-    return [
-        replace(
-            _measure(case, patient, ensemble, k, truth, brain),
-            steps=steps,
-            seconds_per_slice=seconds * k / ensemble.n_members,
-        )
-        for k in range(1, ensemble.n_members + 1)
-    ]
-
-
-def _measure(
-    case: Case,
-    patient: str,
-    ensemble: Ensemble,
-    k: int,
-    truth: NDArray[np.bool_],
-    brain: NDArray[np.bool_],
-) -> SheetRow:
-    masks = ensemble.wt_mask(k=k)
-    _, y_mm, x_mm = case.geometry.spacing_mm
-    scores = [compute_scores(m, t, (y_mm, x_mm)) for m, t in zip(masks, truth, strict=True)]
-    calibration = compute_calibration(ensemble.mean_map(k), truth, brain)
-    detection = compute_error_detection(ensemble.variance_map(k), masks != truth, brain)
-    return SheetRow(
-        case=case.name,
-        patient=patient,
-        steps=0,
-        n_samples=k,
-        n_slices=len(truth),
-        dice=float(np.mean([score.dice for score in scores])),
-        hd95_mm=_mean(score.hd95_mm for score in scores),
-        n_empty=sum(score.empty_prediction for score in scores),
-        ece=calibration.ece,
-        error_auroc=detection.auroc,
-        diversity=compute_diversity(ensemble.members_uint8(k) >= MASK_LEVEL),
-        seconds_per_slice=0.0,
+    measured = measure_first_members(
+        case.name,
+        patient,
+        ensemble,
+        case.wt_truth[list(chosen)],
+        prepared.brain[list(chosen)],
+        case.geometry.spacing_mm[1:],
+        [PROBABILITIES],
     )
+    return [
+        SheetRow(
+            case=case.name,
+            patient=patient,
+            steps=segmenter.settings["steps"],
+            n_samples=row.n_samples,
+            n_slices=row.n_slices,
+            dice=row.dice,
+            hd95_mm=row.hd95_mm,
+            n_empty=row.n_empty,
+            ece=row.ece,
+            error_auroc=row.error_auroc,
+            diversity=row.diversity,
+            seconds_per_slice=seconds * row.n_samples / ensemble.n_members,
+        )
+        for row in measured
+    ]
 
 
 def write_report(out: Path) -> str:

@@ -135,6 +135,55 @@ def test_maps_are_judged_inside_the_brain_and_the_range(case: Case) -> None:
     assert sum(row.observed_sum for row in curve) == 2 * 16
 
 
+def test_slices_have_what_they_can_be_ranked_by(case: Case) -> None:
+    brain = np.zeros(case.geometry.shape, bool)
+    brain[:, 8:16, 8:16] = True
+    rows = measure_case(case, "p", members_of(case), brain, (4, 5)).slices
+    (soft,) = [row for row in rows if row.method == "probabilities"]
+    # Masks of 16, 8 and 0 voxels: Dice 2/3 of the first two, 0 of the others.
+    assert soft.confidence == pytest.approx(2 / 3 / 3)
+    # p is 0.8 in 8 voxels of the mask, 1.4 / 3 in 8 others; the mask has 8.
+    assert soft.soft_dice == pytest.approx(2 * 6.4 / (6.4 + 8 * 1.4 / 3 + 8), abs=1e-3)
+    p = np.array([0.8, 1.4 / 3])
+    bits = -(p * np.log2(p) + (1 - p) * np.log2(1 - p)).sum() * 8 / 64
+    assert soft.mean_entropy == pytest.approx(bits, abs=1e-3)
+    runs = [row for row in rows if row.method == "run"]
+    assert [row.soft_dice for row in runs] == [1.0, None, None]
+    assert {row.confidence for row in runs} == {None}
+
+
+def test_first_members_are_what_a_smaller_ensemble_is(case: Case) -> None:
+    brain = np.zeros(case.geometry.shape, bool)
+    brain[:, 8:16, 8:16] = True
+    whole = members_of(case)
+    rows = measure_case(case, "p", whole, brain, (2, 7)).members
+    assert [(row.method, row.n_samples) for row in rows] == [
+        (method, k) for method in ("probabilities", "masks") for k in (1, 2, 3)
+    ]
+    for k in (1, 2, 3):
+        smaller = Ensemble.from_arrays(whole.members_uint8()[:k])
+        result = measure_case(case, "p", smaller, brain, (2, 7))
+        for method in ("probabilities", "masks"):
+            (row,) = [r for r in rows if (r.method, r.n_samples) == (method, k)]
+            (maps,) = [u for u in result.uncertainty if u.method == method]
+            slices = [s for s in result.slices if s.method == method]
+            assert row.n_slices == len(slices) == 4
+            assert row.dice == pytest.approx(np.mean([s.dice for s in slices]))
+            assert row.n_empty == sum(s.empty for s in slices)
+            assert (row.ece, row.brier, row.error_auroc) == (
+                maps.ece,
+                maps.brier,
+                maps.error_auroc,
+            )
+            assert row.diversity == pytest.approx(maps.diversity)
+            assert row.confidence == pytest.approx(maps.confidence)
+    first, second, third = rows[:3]
+    assert (first.dice_with_before, first.monte_carlo_error) == (None, None)
+    # Of one member the whole, of two the half, since (1 + 0) / 2 is not above 0.5.
+    assert second.dice_with_before == pytest.approx(2 * 8 / 24)
+    assert third.monte_carlo_error is not None
+
+
 # ----------------------------------------------------------------------------- the whole command
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from training.selective import compute_aurc, compute_filtering
+from training.selective import compute_aurc, compute_filtering, compute_soft_dice
 
 
 def test_certain_and_right_is_the_best_score() -> None:
@@ -51,3 +51,13 @@ def test_area_under_risk_and_coverage() -> None:
     assert compute_aurc([0.5] * 3, risks) == pytest.approx(0.3)
     assert compute_aurc([0.5] * 3, risks[::-1]) == pytest.approx(0.3)
     assert compute_aurc([0.5], [0.1]) is None
+
+
+def test_soft_dice_is_the_dice_that_a_map_expects() -> None:
+    p = np.array([1.0, 0.6, 0.4, 0.0])
+    assert compute_soft_dice(p, p > 0.5) == pytest.approx(2 * 1.6 / (2.0 + 2))
+    sure = np.array([1.0, 0.0])
+    assert compute_soft_dice(sure, sure > 0.5) == 1
+    # An empty mask is sure only if nothing was ever suspected.
+    assert compute_soft_dice(np.array([0.4, 0.0]), np.zeros(2, bool)) == 0
+    assert compute_soft_dice(np.zeros(2), np.zeros(2, bool)) == 1
