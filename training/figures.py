@@ -1,19 +1,47 @@
-"""Curves as SVG, written by hand: no plotting library is needed, and the text stays text."""
+"""Curves as SVG and PNG, by matplotlib without its global state: the same bytes every time."""
 
 from __future__ import annotations
 
+import io
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from xml.sax.saxutils import escape
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-_WIDTH, _HEIGHT = 380, 260
-_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 22, 30, 42
-_LEGEND = 30
-_SWATCH = 6  # what a line of the legend and its margins take, in letters
+COLOURS: Final = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#000000",
+    "#999999",
+)
+_PANEL_INCHES: Final = (3.8, 2.7)
+_LEGEND_INCHES: Final = 0.26
+_MOST_TICKS: Final = 9
+_MOST_MARKERS: Final = 50
+_LETTERS_PER_INCH: Final = 13
+_DPI: Final = 110
+_STYLE: Final[Any] = {
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.color": "#dddddd",
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "diffseg",  # no random names
+}
 
 Curve = Sequence[tuple[float, float]]
 
@@ -26,81 +54,101 @@ class Panel:
     x_label: str
     curves: Mapping[str, Curve]
     markers: bool = True
-    """Whether points are marked, which helps where there are few."""
+    """Whether points are marked, which helps where there are few; those of many never are."""
+    log_x: bool = False
+    """For numbers of members or steps: ticks at those that occur, or at 1, 2, 5, 10 ..."""
+    diagonal: bool = False
+    """Whether y = x is drawn, where a reliability curve should be."""
 
 
 def draw_panels(panels: Sequence[Panel], columns: int = 2) -> str:
     """Return an SVG with the panels in rows, and one legend; a name has one colour everywhere."""
+    return _render(panels, columns, "svg").decode("utf-8")
+
+
+def write_figure(panels: Sequence[Panel], path: Path, columns: int = 2) -> None:
+    """Write the panels as ``path`` with ``.svg`` and with ``.png``, each complete or not at all."""
+    for kind in ("svg", "png"):
+        target = path.with_suffix(f".{kind}")
+        temporary = target.with_name(f".{target.name}.part")
+        try:
+            temporary.write_bytes(_render(panels, columns, kind))
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _render(panels: Sequence[Panel], columns: int, kind: str) -> bytes:
+    import matplotlib as mpl
+
+    buffer = io.BytesIO()
+    with mpl.rc_context(_STYLE):
+        # Neither file says when it was made, or it would differ each time.
+        undated = {"Date": None} if kind == "svg" else {"Software": None}
+        _make_figure(panels, columns).savefig(buffer, format=kind, dpi=_DPI, metadata=undated)
+    return buffer.getvalue()
+
+
+def _make_figure(panels: Sequence[Panel], columns: int) -> Figure:
+    from matplotlib.figure import Figure
+
     names = list(dict.fromkeys(name for panel in panels for name in panel.curves))
     colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
-    rows = -(-len(panels) // columns)
-    width, height = columns * _WIDTH, rows * _HEIGHT + _LEGEND
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-        f'width="{width}" height="{height}" font-family="sans-serif" font-size="12">',
-        f'<rect width="{width}" height="{height}" fill="white"/>',
-    ]
-    for number, panel in enumerate(panels):
-        row, column = divmod(number, columns)
-        parts.append(f'<g transform="translate({column * _WIDTH},{row * _HEIGHT})">')
-        parts += _draw_panel(panel, colours)
-        parts.append("</g>")
-    x, y = float(_LEFT), height - _LEGEND / 2
-    letters = sum(len(name) + _SWATCH for name in names)
-    for name, colour in colours.items():
-        parts.append(f'<path d="M{x:.1f},{y} h18" stroke="{colour}" stroke-width="2.5"/>')
-        parts.append(f'<text x="{x + 23:.1f}" y="{y + 4}">{escape(name)}</text>')
-        x += (width - _LEFT) * (len(name) + _SWATCH) / letters
-    return "\n".join([*parts, "</svg>", ""])
-
-
-def _draw_panel(panel: Panel, colours: Mapping[str, str]) -> list[str]:
-    points = [point for curve in panel.curves.values() for point in curve]
-    title = f'<text x="{_LEFT}" y="18" font-weight="bold">{escape(panel.title)}</text>'
-    if not points:
-        return [title, f'<text x="{_LEFT}" y="{_HEIGHT / 2}">nothing to show</text>']
-    x_ticks, y_ticks = (_find_ticks([point[axis] for point in points]) for axis in (0, 1))
-    right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        return (
-            _LEFT + (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0]) * (right - _LEFT),
-            bottom - (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (bottom - _TOP),
+    n_rows = -(-len(panels) // columns)
+    width = columns * _PANEL_INCHES[0]
+    longest = max(map(len, names), default=0) + len("line and space")
+    legend_columns = max(1, int(width * _LETTERS_PER_INCH / longest))
+    legend_inches = -(-len(names) // legend_columns) * _LEGEND_INCHES
+    height = n_rows * _PANEL_INCHES[1] + legend_inches
+    figure = Figure(figsize=(width, height), layout="constrained")
+    grid = figure.subplots(n_rows, columns, squeeze=False)
+    for axes in grid.flat[len(panels) :]:
+        axes.set_visible(False)
+    for axes, panel in zip(grid.flat, panels, strict=False):
+        _draw(axes, panel, colours)
+    handles = {
+        label: handle
+        for axes in grid.flat
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+    }
+    if handles:
+        figure.legend(
+            [handles[name] for name in names if name in handles],
+            [name for name in names if name in handles],
+            loc="outside lower center",
+            ncols=legend_columns,
+            frameon=False,
         )
-
-    parts = [title]
-    for tick in y_ticks:
-        _, y = place(x_ticks[0], tick)
-        parts.append(f'<path d="M{_LEFT},{y:.1f} H{right}" stroke="#dddddd"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{tick:.6g}</text>')
-    for tick in x_ticks:
-        x, _ = place(tick, y_ticks[0])
-        parts.append(f'<path d="M{x:.1f},{bottom} v4" stroke="black"/>')
-        parts.append(f'<text x="{x:.1f}" y="{bottom + 17}" text-anchor="middle">{tick:.6g}</text>')
-    parts.append(f'<path d="M{_LEFT},{_TOP} V{bottom} H{right}" fill="none" stroke="black"/>')
-    middle = (_LEFT + right) / 2
-    parts.append(
-        f'<text x="{middle}" y="{bottom + 34}" text-anchor="middle">{escape(panel.x_label)}</text>'
-    )
-    for name, curve in panel.curves.items():
-        places = [place(x, y) for x, y in curve]
-        line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
-        colour = colours[name]
-        parts.append(f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>')
-        if panel.markers or len(places) == 1:
-            parts += [
-                f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.5" fill="{colour}"/>' for x, y in places
-            ]
-    return parts
+    return figure
 
 
-def _find_ticks(values: Sequence[float]) -> list[float]:
-    """Return about five round numbers around the values, at least two."""
-    low, high = min(values), max(values)
-    if high - low < 1e-9:
-        low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
-    rough = (high - low) / 4
-    power = 10.0 ** np.floor(np.log10(rough))
-    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough)
-    first, last = np.floor(low / step + 1e-9), np.ceil(high / step - 1e-9)
-    return [round(float(i * step), 10) for i in np.arange(first, last + 1)]
+def _draw(axes: Axes, panel: Panel, colours: Mapping[str, str]) -> None:
+    axes.set_title(panel.title, loc="left")
+    axes.set_xlabel(panel.x_label)
+    curves = {name: curve for name, curve in panel.curves.items() if curve}
+    if not curves:
+        axes.text(0.5, 0.5, "nothing to show", ha="center", transform=axes.transAxes)
+        axes.set_xticks([])
+        axes.set_yticks([])
+        return
+    if panel.diagonal:
+        axes.plot([0, 1], [0, 1], color="#bbbbbb", linestyle="--", linewidth=1)
+    for name, curve in curves.items():
+        x, y = zip(*curve, strict=True)
+        # A point for each of a hundred members would hide the line; one alone has no line.
+        size = 3.5 if len(curve) == 1 or (panel.markers and len(curve) <= _MOST_MARKERS) else 0
+        axes.plot(x, y, label=name, color=colours[name], linewidth=1.6, marker="o", markersize=size)
+    if panel.log_x:
+        _set_log_ticks(axes, sorted({x for curve in curves.values() for x, _ in curve}))
+
+
+def _set_log_ticks(axes: Axes, places: Sequence[float]) -> None:
+    from matplotlib.ticker import NullLocator
+
+    shown = list(places)
+    if len(places) > _MOST_TICKS:
+        round_numbers = (m * 10**power for power in range(5) for m in (1, 2, 5))
+        shown = [place for place in round_numbers if places[0] <= place <= places[-1]]
+    axes.set_xscale("log")
+    axes.set_xticks(shown, [f"{place:g}" for place in shown])
+    axes.xaxis.set_minor_locator(NullLocator())

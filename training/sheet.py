@@ -1,8 +1,8 @@
 """Steps against members, on one sheet: ``python -m training.sheet CASES_DIR --out DIR``.
 
 Each case is sampled once for every number of steps; the first 1, 2, ... of its members are then
-measured. DIR gets ``sheet.csv`` (every case), ``sheet.md`` and ``sheet.svg``. An interrupted sheet
-goes on where it stopped.
+measured. DIR gets ``sheet.csv`` (every case), ``sheet.md`` and its figure, ``sheet.svg`` and
+``sheet.png``. An interrupted sheet goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from training.baselines.segmenter import DiffusionSegmenter
 from training.case_store import PAPER_SLICES, choose_cases
 from training.cells import format_table
 from training.data import hash_cases
-from training.figures import Panel, draw_panels
+from training.figures import Panel, write_figure
 from training.members import measure_first_members
 from training.results import FILES, PROBABILITIES, SettingRow, SheetRow, read_rows, write_rows
 
@@ -106,7 +106,7 @@ def measure_members(
 
 
 def write_report(out: Path) -> str:
-    """Write ``sheet.md`` and ``sheet.svg`` from ``sheet.csv``, and return the text."""
+    """Write ``sheet.md`` and its figure from ``sheet.csv``, and return the text."""
     rows = read_rows(out, SheetRow)
     settings = {row.name: row.value for row in read_rows(out, SettingRow)}
     steps = sorted({row.steps for row in rows})
@@ -137,7 +137,7 @@ def write_report(out: Path) -> str:
         Panel(name, "members", {_name(k): _curve(means, name, k, counts) for k in steps})
         for name in ("Dice", "ECE", "error AUROC", "diversity")
     ]
-    (out / "sheet.svg").write_text(draw_panels(panels), encoding="utf-8")
+    write_figure(panels, out / "sheet")
     text = "\n\n".join(parts)
     (out / "sheet.md").write_text(text + "\n", encoding="utf-8")
     return text

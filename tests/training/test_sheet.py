@@ -6,6 +6,7 @@ from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from napari_diffseg.core.brats import load_case
 from napari_diffseg.core.checkpoint import save_checkpoint
@@ -16,7 +17,7 @@ from napari_diffseg.core.run import run_case
 from tests.models import tiny_model
 from tests.training.tiny import VALIDATION, TinyData
 from training import sheet
-from training.figures import Panel, draw_panels
+from training.figures import COLOURS, Panel, draw_panels, write_figure
 from training.results import SheetRow, read_rows
 from training.sheet import choose_slices, main
 
@@ -113,16 +114,38 @@ def test_sheet_of_other_settings_is_left_alone(
         main([*arguments, "--steps", "0:5"])
 
 
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+def words_of(svg: str) -> list[str]:
+    return [(element.text or "").strip() for element in ET.fromstring(svg).iter(f"{SVG}text")]
+
+
 def test_figure_has_a_line_for_each_curve_and_names_what_it_shows() -> None:
     curves = {"1 step": [(1.0, 0.5), (2.0, 0.75)], "a < b": [(1.0, 0.6), (2.0, 0.6)]}
-    text = draw_panels([Panel("Dice", "members", curves), Panel("empty", "members", {})])
-    root = ET.fromstring(text)
-    space = "{http://www.w3.org/2000/svg}"
-    assert len(root.findall(f".//{space}polyline")) == 2
-    words = [element.text for element in root.iter(f"{space}text")]
+    panels = [Panel("Dice", "members", curves), Panel("empty", "members", {})]
+    text = draw_panels(panels)
+    for colour in map(str.lower, COLOURS[:2]):
+        # One line in the panel, one in the legend.
+        lines = [e for e in ET.fromstring(text).iter(f"{SVG}path") if colour in e.get("style", "")]
+        assert len([e for e in lines if "fill: none" in e.get("style", "")]) == 2
+    words = words_of(text)
     assert {"Dice", "members", "1 step", "a < b", "nothing to show"} <= set(words)
-    ticks = [float(word) for word in words if word and word.replace(".", "").isdigit()]
-    assert {0.5, 0.75} <= set(ticks) or {0.5, 0.8} <= set(ticks)
+    assert {"0.50", "0.75"} <= set(words)
+    assert draw_panels(panels) == text
+
+
+def test_figure_of_many_members_has_round_ticks(tmp_path: Path) -> None:
+    curve = [(float(n), 1 - 1 / n) for n in range(1, 101)]
+    panel = Panel("Dice", "members", {"ours": curve}, log_x=True)
+    words = words_of(draw_panels([panel]))
+    assert {"1", "2", "5", "10", "20", "50", "100"} <= set(words)
+    few = Panel("Dice", "steps", {"ours": [(1.0, 0.1), (16.0, 0.2), (1000.0, 0.3)]}, log_x=True)
+    assert {"1", "16", "1000"} <= set(words_of(draw_panels([few])))
+    write_figure([panel], tmp_path / "figure")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["figure.png", "figure.svg"]
+    with Image.open(tmp_path / "figure.png") as image:
+        assert image.width > 500
 
 
 def test_figure_of_a_constant_has_axes() -> None:
