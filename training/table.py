@@ -19,8 +19,15 @@ from typing import TypeVar
 import numpy as np
 
 from napari_diffseg.core.errors import DiffsegError
-from training.cells import format_table, mean_with_interval, score_cell, signed_mean
-from training.comparison import find_evaluations, make_comparison
+from training.cells import (
+    Cell,
+    format_table,
+    mean_with_interval,
+    number_cell,
+    score_cell,
+    signed_mean,
+)
+from training.comparison import make_comparison, pool_ece
 from training.results import (
     FILES,
     MASKS,
@@ -33,6 +40,7 @@ from training.results import (
     UncertaintyRow,
     read_rows,
 )
+from training.systems import find_evaluations
 
 AnyRow = TypeVar("AnyRow", SliceRow, CaseRow)
 
@@ -90,7 +98,7 @@ def _methods(rows: Iterable[AnyRow]) -> list[tuple[str, list[AnyRow]]]:
 
 
 def _table_of_slices(rows: Sequence[SliceRow]) -> str:
-    lines = []
+    lines: list[list[Cell | str]] = []
     for name, of_method in _methods(rows):
         full = [row for row in of_method if not row.empty]
         distances = [(r.patient, r.hd95_mm) for r in full if r.hd95_mm is not None]
@@ -122,7 +130,7 @@ def _differences(rows: Sequence[SliceRow]) -> str:
     for row in rows:
         if row.method == RUN:
             runs.setdefault((row.case, row.slice), []).append(row.dice)
-    lines = []
+    lines: list[list[Cell | str]] = []
     for method in (PROBABILITIES, MASKS):
         of_method = [row for row in rows if row.method == method]
         first, mean = (
@@ -183,14 +191,14 @@ def _table_of_cases(rows: Sequence[CaseRow]) -> str:
 def _table_of_maps(rows: Sequence[UncertaintyRow], curves: Sequence[CalibrationRow]) -> str:
     n = max(row.n_samples for row in rows)
     names = {RUN: "1 run, p and p(1 - p)", PROBABILITIES: f"{n} probabilities", MASKS: f"{n} masks"}
-    lines = []
+    lines: list[list[Cell | str]] = []
     for method, name in names.items():
         of_method = [row for row in rows if row.method == method]
         lines.append(
             [
                 name,
                 _mean(row.ece for row in of_method),
-                _pooled_ece([row for row in curves if row.method == method]),
+                number_cell(pool_ece([row for row in curves if row.method == method]), 4),
                 _mean(row.brier for row in of_method),
                 _mean(row.error_auroc for row in of_method),
                 _mean(row.error_auprc for row in of_method),
@@ -213,15 +221,6 @@ def _table_of_maps(rows: Sequence[UncertaintyRow], curves: Sequence[CalibrationR
         + "\n\nMeans over cases; pooled: all voxels of all cases together. Errors are looked for "
         "by the variance map.\nDiversity: mean 1 - IoU of pairs of members; confidence: mean Dice."
     )
-
-
-def _pooled_ece(rows: Sequence[CalibrationRow]) -> str:
-    n_bins = max((row.bin for row in rows), default=-1) + 1
-    gaps = np.zeros(n_bins)
-    for row in rows:
-        gaps[row.bin] += row.observed_sum - row.predicted_sum
-    n_voxels = sum(row.n_voxels for row in rows)
-    return f"{np.abs(gaps).sum() / n_voxels:.4f}" if n_voxels else "-"
 
 
 def _mean(values: Iterable[float | None]) -> str:

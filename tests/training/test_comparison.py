@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scipy.stats import wilcoxon
 
 from napari_diffseg.core.brats import load_case
 from napari_diffseg.core.errors import DiffsegError, ParameterError
@@ -17,10 +21,12 @@ from training.baselines.checkpoint import save_baseline
 from training.baselines.networks import make_network
 from training.baselines.opening import open_segmenter
 from training.baselines.segmenter import BaselineSegmenter, describe_effort
-from training.bootstrap import sign_flip_p_value
-from training.comparison import make_comparison
+from training.bootstrap import bootstrap_statistic, sign_flip_p_value, wilcoxon_p_value
+from training.comparison import make_comparison, make_sections
 from training.evaluate import main
+from training.ranking import compute_partial, compute_spearman, make_ranking_table
 from training.results import SettingRow, SliceRow, TimingRow, UncertaintyRow, read_rows, write_rows
+from training.systems import find_evaluations
 from training.table import main as table_main
 
 PREPROCESSING = PreprocessingConfig(window=(48, 48), context_slices=(-2, 2))
@@ -102,7 +108,7 @@ def test_baselines_go_through_the_whole_protocol(
     assert "| SegNet, 1 run " in printed
     maps = rows_of(printed, "Uncertainty")
     assert all(text != "-" for text in maps["Bayesian SegNet, 2 runs"])
-    assert maps["SegNet, 1 run"].count("-") == 3  # one run has no diversity, GED and agreement
+    assert maps["SegNet, 1 run"].count("-") == 2  # one run has no diversity and no GED
     assert "| nnU-Net, ensemble of n " in printed
 
 
@@ -160,9 +166,7 @@ def test_every_system_has_a_row_and_none_is_taken_from_the_paper(systems: Path) 
     table = rows_of(report, "Segmentation")
     assert table["DDPM, 1 run"][0].startswith("0.750 [0.750]")
     assert table["DDPM, ensemble of 5"][0].startswith("0.850 [0.850]")
-    assert table["DDPM, ensemble of 5"][4:7] == ["-", "-", "1,234"]
-    assert table["SegNet, 1 run"][4].startswith("-0.150 (-0.200 to -0.100)")
-    assert table["SegNet, 1 run"][5] == "0.500"  # two patients: four patterns, two as far
+    assert table["DDPM, ensemble of 5"][4:7] == ["1,234", "?", "?"]
     for name in ("nnU-Net, ensemble of n", "Bayesian SegNet, n runs", "U-Net, 1 run"):
         assert table[name][0] == "not run"
     assert len(table) == 2 + 8  # and the head
@@ -170,9 +174,92 @@ def test_every_system_has_a_row_and_none_is_taken_from_the_paper(systems: Path) 
     assert "copied from the paper" in report
 
 
+def test_every_system_is_compared_with_the_ensemble(systems: Path) -> None:
+    table = rows_of(make_comparison(systems), "Against the ensemble")
+    assert "DDPM, ensemble of 5" not in table
+    n_patients, n_slices, dice, hd95, *_, swapped = table["SegNet, 1 run"]
+    assert (n_patients, n_slices) == ("2", "2")
+    assert dice == "-0.150 (-0.200 to -0.100), p 0.500"  # two patients: four patterns, two as far
+    assert hd95 == "+0.00 (+0.00 to +0.00), p 1.000"
+    assert swapped == "0.500"
+    assert table["DDPM, 1 run"][2].startswith("-0.100 (-0.100 to -0.100)")
+    assert table["U-Net, 1 run"][0] == "not run"
+    assert "With 2 patients no p can be less than 0.500" in make_comparison(systems)
+
+
+def test_without_the_ensemble_nothing_is_compared(tmp_path: Path) -> None:
+    write_system(tmp_path / "theirs", "segnet", {"A": 0.8, "B": 0.6})
+    assert "Against the ensemble" not in make_comparison(tmp_path)
+
+
+def test_slices_are_ranked_by_how_sure_the_members_are(tmp_path: Path) -> None:
+    # The more the members agree the better; the entropy says the opposite.
+    values = {"A": (0.9, 0.95), "B": (0.8, 0.9), "C": (0.5, 0.7), "D": (0.2, 0.4)}
+    write_system(
+        tmp_path / "ours", "ddpm", {patient: dice for patient, (dice, _) in values.items()}
+    )
+    rows = [
+        replace(r, confidence=values[r.patient][1], mean_entropy=values[r.patient][1])
+        for r in read_rows(tmp_path / "ours", SliceRow)
+    ]
+    write_rows(tmp_path / "ours", SliceRow, rows)
+    table = rows_of(make_comparison(tmp_path), "Which slices, and which cases, need a human?")
+    # Cases come below slices and have no Dice in 3-D here, so the first table is looked at alone.
+    found = find_evaluations(tmp_path)
+    ranking = make_ranking_table(found, of_slices=True)
+    (ours,) = [line for line in ranking.lines if str(line[0]) == "DDPM, ensemble of 5"]
+    n, best, chance, agreement, soft, entropy, rho, *_ = map(str, ours[1:])
+    risks = [0.1, 0.2, 0.5, 0.8]
+    assert n == "4"
+    assert best == f"{np.mean(np.cumsum(risks) / [1, 2, 3, 4]):.4f}"
+    assert agreement.startswith(f"{best} (")
+    assert float(chance) == pytest.approx(np.mean(risks))
+    assert entropy.startswith(f"{np.mean(np.cumsum(risks[::-1]) / [1, 2, 3, 4]):.4f}")
+    assert (soft, rho) == ("-", "1.00")
+    assert table["SegNet, 1 run"][0] == "not run"
+
+
+def test_correlation_at_equal_size_takes_the_size_out() -> None:
+    size = np.arange(8.0)
+    noise = np.array([0, 1, 0, 1, 1, 0, 1, 0]) * 0.1
+    assert compute_spearman(size + noise, size - noise) == pytest.approx(1)
+    partial = compute_partial(size, size + 10 * noise, size)
+    assert partial is None  # the size itself: nothing is left
+    rng = np.random.default_rng(0)
+    size = rng.normal(size=500)
+    a, b = (size + 0.5 * rng.normal(size=500) for _ in range(2))
+    together, alone = compute_spearman(a, b), compute_partial(a, b, size)
+    assert together is not None
+    assert alone is not None
+    assert together > 0.7
+    assert abs(alone) < 0.12
+    assert compute_spearman(a[:3], b[:3]) is None
+    assert compute_spearman(np.ones(9), a[:9]) is None
+
+
+def test_tables_can_be_read_by_a_program(systems: Path) -> None:
+    sections = make_sections(find_evaluations(systems))
+    tables = {table.name: table for _, group in sections for table in group}
+
+    def read(name: str) -> dict[str, dict[str, str]]:
+        lines = csv.DictReader(io.StringIO(tables[name].to_csv()))
+        return {line[tables[name].head[0]]: line for line in lines}
+
+    rows = read("segmentation")
+    ours = rows["DDPM, ensemble of 5"]
+    assert float(ours["Dice"]) == pytest.approx(0.85)
+    assert float(ours["Dice low"]) == pytest.approx(0.8)
+    assert float(ours["Dice non-empty"]) == pytest.approx(0.85)
+    assert (ours["parameters"], ours["training (h)"]) == ("1234", "?")
+    assert rows["nnU-Net, ensemble of n"]["Dice"] == "not run"
+    theirs = read("paired")["SegNet, 1 run"]
+    assert float(theirs["Dice p"]) == 0.5
+    assert float(theirs["Dice high"]) == pytest.approx(-0.1)
+
+
 def test_uncertainty_table_has_measures_and_seconds(systems: Path) -> None:
     table = rows_of(make_comparison(systems), "Uncertainty")
-    assert table["DDPM, ensemble of 5"][0].startswith("0.0100")
+    assert table["DDPM, ensemble of 5"][1].startswith("0.0100")
     assert table["DDPM, ensemble of 5"][-1] == "2.000"
     assert table["DDPM, 1 run"][-1] == "0.400"
     assert table["MC-dropout U-Net, n runs"][0] == "not run"
@@ -187,6 +274,26 @@ def test_one_row_cannot_have_two_evaluations(systems: Path) -> None:
     write_system(systems / "again", "segnet", {"A": 0.8})
     with pytest.raises(DiffsegError, match="both of SegNet"):
         make_comparison(systems)
+
+
+def test_wilcoxon_is_of_patients_and_scipys() -> None:
+    differences = [0.3, -0.1, 0.2, 0.5, 0.4, 0.6]
+    values = [(str(i), d + noise) for i, d in enumerate(differences) for noise in (-0.01, 0.01)]
+    assert wilcoxon_p_value(values) == pytest.approx(wilcoxon(differences).pvalue)
+    many = np.random.default_rng(0).normal(0.2, 1, 40)
+    expected = wilcoxon(many).pvalue
+    assert wilcoxon_p_value([(str(i), d) for i, d in enumerate(many)]) == pytest.approx(expected)
+    # Ties are counted exactly: of three equal ones all eight patterns, two as far.
+    assert wilcoxon_p_value([(name, 0.1) for name in "ABC"]) == pytest.approx(2 / 8)
+    assert wilcoxon_p_value([("A", 0.0), ("B", 0.0)]) == 1
+    assert wilcoxon_p_value([("A", 0.1), ("A", 0.2)]) is None
+
+
+def test_interval_of_any_statistic_is_over_patients() -> None:
+    values = [("A", 0.0)] * 9 + [("B", 1.0)] * 9
+    assert bootstrap_statistic(values, max) == (0.0, 1.0)
+    assert bootstrap_statistic(values[:9], max) is None
+    assert bootstrap_statistic(values, lambda _: None) is None
 
 
 def test_p_value_is_of_patients() -> None:
