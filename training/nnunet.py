@@ -1,12 +1,14 @@
 """nnU-Net v2 on the same cases: ``python -m training.nnunet {convert,train,predict} ...``.
 
-Needs the package ``nnunetv2`` (``pip install nnunetv2``) for all but ``convert``. Its folders
-(raw, preprocessed, results) are made below WORK, so no environment variable has to be set.
+Needs the package ``nnunetv2`` (``pip install "nnunetv2>=2.8"``) for all but ``convert``. Its
+folders (raw, preprocessed, results) are made below WORK, so no environment variable has to be set.
+What is done is not done again: a prepared dataset, a trained fold.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -16,24 +18,37 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from napari_diffseg.core.errors import DiffsegError
-from training.baselines.nnunet import DATASET, EFFORT_NAME, add_hours, write_dataset
+from training.baselines.nnunet import (
+    DATASET,
+    EFFORT_NAME,
+    add_effort,
+    add_hours,
+    read_effort,
+    write_dataset,
+)
 from training.case_store import choose_cases
 
 _NUMBER = DATASET[len("Dataset") : len("Dataset") + 3]
+_PLANS = "nnUNetPlans"
+_TRAINERS = Path(__file__).resolve().parent / "nnunet_trainers"
 
 
 def make_commands(arguments: argparse.Namespace) -> list[list[str]]:
-    """Return the commands of nnU-Net that an action runs, in their order."""
+    """Return the commands of nnU-Net that an action still has to run, in their order."""
     work, configuration = arguments.work, arguments.configuration
-    trainer, device = _trainer(arguments.epochs), arguments.device
+    options = f"-tr {_trainer(arguments)} -device {arguments.device}"
     if arguments.action == "train":
-        plan = f"nnUNetv2_plan_and_preprocess -d {_NUMBER} -c {configuration}"
+        n = min(4, os.cpu_count() or 1)  # nnU-Net's own 8 need more memory than a laptop has
+        plan = f"nnUNetv2_plan_and_preprocess -d {_NUMBER} -c {configuration} -np {n} -npfp {n}"
         # --c goes on with a fold that was interrupted, or begins it.
-        train = f"nnUNetv2_train {_NUMBER} {configuration} FOLD -tr {trainer} -device {device} --c"
-        folds = [train.replace("FOLD", str(fold)).split() for fold in arguments.folds]
-        return [[*plan.split(), "--verify_dataset_integrity"], *folds]
-    predict = f"nnUNetv2_predict -d {_NUMBER} -c {configuration} -tr {trainer} -device {device}"
-    predict += " --save_probabilities"
+        folds = [
+            f"nnUNetv2_train {_NUMBER} {configuration} {fold} {options} --c".split()
+            for fold in arguments.folds
+            if not (find_fold(arguments, fold) / "checkpoint_final.pth").exists()
+        ]
+        is_prepared = _is_prepared(work, configuration)
+        return ([] if is_prepared else [[*plan.split(), "--verify_dataset_integrity"]]) + folds
+    predict = f"nnUNetv2_predict -d {_NUMBER} -c {configuration} {options} --save_probabilities"
     images, out = work / "raw" / DATASET / "imagesTs", work / "predictions"
     return [
         [*predict.split(), "-f", f"{fold}", "-i", f"{images}", "-o", f"{out / f'fold_{fold}'}"]
@@ -41,10 +56,28 @@ def make_commands(arguments: argparse.Namespace) -> list[list[str]]:
     ]
 
 
-def _trainer(epochs: int) -> str:
-    if epochs == 1000:
-        return "nnUNetTrainer"
-    return f"nnUNetTrainer_{epochs}epoch{'s' if epochs > 1 else ''}"
+def _trainer(arguments: argparse.Namespace) -> str:
+    return f"nnUNetTrainer_{arguments.epochs}epochs_{arguments.iterations}iterations"
+
+
+def find_fold(arguments: argparse.Namespace, fold: str) -> Path:
+    """Return the folder in which nnU-Net keeps a trained fold."""
+    name = f"{_trainer(arguments)}__{_PLANS}__{arguments.configuration}"
+    folder: Path = arguments.work / "results" / DATASET / name / f"fold_{fold}"
+    return folder
+
+
+def _is_prepared(work: Path, configuration: str) -> bool:
+    """Whether nnU-Net has prepared every case of its raw dataset."""
+    folder = work / "preprocessed" / DATASET
+    names = {p.name.removesuffix(".nii.gz") for p in (work / "raw" / DATASET).glob("labelsTr/*")}
+    done = {path.stem for path in (folder / f"{_PLANS}_{configuration}").glob("*.pkl")}
+    return (folder / f"{_PLANS}.json").exists() and bool(names) and names == done
+
+
+def is_installed() -> bool:
+    """Whether nnU-Net's commands are there."""
+    return shutil.which("nnUNetv2_train") is not None
 
 
 def run_commands(commands: Sequence[Sequence[str]], work: Path) -> None:
@@ -59,13 +92,49 @@ def run_commands(commands: Sequence[Sequence[str]], work: Path) -> None:
     if missing:
         raise DiffsegError(
             f"{missing[0]} is not there: nnU-Net is optional. Install it with "
-            "`pip install nnunetv2` into this environment."
+            '`pip install "nnunetv2>=2.8"` into this environment.'
         )
     folders = {f"nnUNet_{name}": str(work / name) for name in ("raw", "preprocessed", "results")}
+    folders["nnUNet_extTrainer"] = str(_TRAINERS)
     for command in commands:
         print(" ".join(command), file=sys.stderr)
         if code := subprocess.run(command, env={**os.environ, **folders}, check=False).returncode:
             raise DiffsegError(f"{command[0]} failed with exit code {code}; see above.")
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Plan and preprocess, train the folds, and keep a record of the effort.
+
+    Raises
+    ------
+    DiffsegError
+        The package is not installed, or a command failed.
+    """
+    record = arguments.work / "predictions" / EFFORT_NAME
+    for command in make_commands(arguments):
+        started = time.monotonic()
+        try:
+            run_commands([command], arguments.work)
+        finally:  # what was interrupted has cost its hours, too
+            if command[0] == "nnUNetv2_train":
+                add_hours(record, time.monotonic() - started)
+    efforts = [read_effort(find_fold(arguments, fold) / EFFORT_NAME) for fold in arguments.folds]
+    add_effort(record, efforts)
+
+
+def time_iteration(work: Path, device: str) -> float:
+    """Return the median time of a training iteration in seconds, of a few that are thrown away.
+
+    Raises
+    ------
+    DiffsegError
+        The package is not installed, or a command failed.
+    """
+    options = ["train", "--work", str(work), "--device", device, "--folds", "0"]
+    arguments = make_parser().parse_args([*options, "--epochs", "1", "--iterations", "4"])
+    run_commands(make_commands(arguments), work.resolve())
+    path = find_fold(arguments, "0") / EFFORT_NAME
+    return float(json.loads(path.read_text(encoding="utf-8"))["seconds_per_iteration"])
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -82,14 +151,17 @@ def make_parser() -> argparse.ArgumentParser:
     for action in (convert, train, predict):
         action.add_argument("--work", type=Path, required=True, metavar="WORK")
     for action in (train, predict):
-        action.add_argument("--folds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-        action.add_argument("--configuration", default="2d", help="default: %(default)s")
         action.add_argument(
-            "--epochs",
-            type=int,
-            choices=(1, 5, 10, 20, 50, 100, 250, 500, 750, 1000, 2000, 4000, 8000),
-            default=1000,
-            help="those that nnU-Net has a trainer for (default: %(default)s)",
+            "--folds",
+            nargs="+",
+            choices=("0", "1", "2", "3", "4", "all"),
+            default=["0", "1", "2", "3", "4"],
+            help="each is a member; all: one network, trained on all cases (default: %(default)s)",
+        )
+        action.add_argument("--configuration", default="2d", help="default: %(default)s")
+        action.add_argument("--epochs", type=int, default=1000, help="default: %(default)s")
+        action.add_argument(
+            "--iterations", type=int, default=250, help="of an epoch (default: %(default)s)"
         )
         action.add_argument("--device", choices=("cpu", "cuda", "mps"), default="cuda")
     return parser
@@ -107,13 +179,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             print(write_dataset(training, test, work / "raw"))
             return 0
-        started = time.monotonic()
-        try:
-            run_commands(make_commands(arguments), work.resolve())
-        finally:  # what was interrupted has cost its hours, too
-            if arguments.action == "train":
-                add_hours(work / "predictions" / EFFORT_NAME, time.monotonic() - started)
-        if arguments.action == "predict":
+        arguments.work = work.resolve()
+        if arguments.action == "train":
+            train(arguments)
+        else:
+            run_commands(make_commands(arguments), arguments.work)
             print(work / "predictions")
     except (DiffsegError, OSError) as error:
         print(f"training.nnunet: error: {error}", file=sys.stderr)

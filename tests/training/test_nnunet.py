@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import importlib.util
+import inspect
 import json
 import shutil
+import sys
+import types
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from napari_diffseg.core.brats import load_case
 from napari_diffseg.core.errors import CaseError
@@ -105,23 +110,37 @@ def test_missing_package_is_told(
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
     assert main(["train", "--work", str(tmp_path)]) == 2
-    assert "pip install nnunetv2" in capsys.readouterr().err
+    assert 'pip install "nnunetv2>=2.8"' in capsys.readouterr().err
 
 
-def test_commands_are_nnunets_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ran: list[list[str]] = []
+@pytest.fixture
+def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Give the commands that were run, as if nnU-Net was there; each training leaves its fold."""
+    commands: list[list[str]] = []
 
     class Done:
         returncode = 0
 
     def run(command: list[str], env: dict[str, str], check: bool) -> Done:
         assert env["nnUNet_raw"] == str(tmp_path / "raw")
-        ran.append(command)
+        assert (Path(env["nnUNet_extTrainer"]) / "timed.py").exists()
+        commands.append(command)
+        if command[0] == "nnUNetv2_train":
+            trainer = command[command.index("-tr") + 1]
+            fold = tmp_path / "results" / DATASET / f"{trainer}__nnUNetPlans__2d/fold_{command[3]}"
+            fold.mkdir(parents=True)
+            (fold / "checkpoint_final.pth").touch()
+            effort = {"parameters": 10, "images_seen": 300, "seconds_per_iteration": 0.5}
+            (fold / "effort.json").write_text(json.dumps(effort), "utf-8")
         return Done()
 
     monkeypatch.setattr(shutil, "which", lambda name: name)
     monkeypatch.setattr(nnunet.subprocess, "run", run)
-    options = ["--work", str(tmp_path), "--folds", "0", "3", "--epochs", "5", "--device", "cpu"]
+    return commands
+
+
+def test_commands_are_nnunets_own(tmp_path: Path, ran: list[list[str]]) -> None:
+    options = ["--work", str(tmp_path), "--folds", "0", "3", "--epochs", "7", "--device", "cpu"]
     assert main(["train", *options]) == 0
     assert main(["predict", *options]) == 0
     assert [command[0] for command in ran] == [
@@ -129,6 +148,85 @@ def test_commands_are_nnunets_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         *["nnUNetv2_train"] * 2,
         *["nnUNetv2_predict"] * 2,
     ]
-    assert ran[2][:6] == ["nnUNetv2_train", "500", "2d", "3", "-tr", "nnUNetTrainer_5epochs"]
+    trainer = "nnUNetTrainer_7epochs_250iterations"
+    assert ran[2][:6] == ["nnUNetv2_train", "500", "2d", "3", "-tr", trainer]
+    assert trainer in ran[-1]
     assert "--save_probabilities" in ran[-1]
-    assert (tmp_path / "predictions" / "effort.json").exists()
+    effort = json.loads((tmp_path / "predictions" / "effort.json").read_text("utf-8"))
+    assert (effort["parameters"], effort["images_seen"]) == (20, 600)
+    assert effort["training_hours"] == "0.0000"
+
+
+def test_what_is_done_is_not_done_again(
+    tiny_data: TinyData, tmp_path: Path, ran: list[list[str]]
+) -> None:
+    convert = [str(tiny_data.cases), "--split", str(tiny_data.split), "--work", str(tmp_path)]
+    assert main(["convert", *convert]) == 0
+    options = ["--work", str(tmp_path), "--device", "cpu", "--epochs", "1"]
+    assert main(["train", *options, "--folds", "0"]) == 0
+    prepared = tmp_path / "preprocessed" / DATASET
+    (prepared / "nnUNetPlans_2d").mkdir(parents=True)
+    (prepared / "nnUNetPlans.json").touch()
+    for name in TRAINING[:-1]:
+        (prepared / "nnUNetPlans_2d" / f"{name}.pkl").touch()
+    ran.clear()
+    assert main(["train", *options, "--folds", "0", "1"]) == 0
+    # One case has not been prepared, so all are; fold 0 is there.
+    assert [command[0] for command in ran] == ["nnUNetv2_plan_and_preprocess", "nnUNetv2_train"]
+    assert ran[1][3] == "1"
+    (prepared / "nnUNetPlans_2d" / f"{TRAINING[-1]}.pkl").touch()
+    ran.clear()
+    assert main(["train", *options, "--folds", "0", "1"]) == 0
+    assert not ran
+    # Another length is another network.
+    assert main(["train", *options, "--folds", "0", "--iterations", "50"]) == 0
+    assert ran[0][5] == "nnUNetTrainer_1epochs_50iterations"
+
+
+def test_an_iteration_is_timed(tmp_path: Path, ran: list[list[str]]) -> None:
+    assert nnunet.time_iteration(tmp_path, "cpu") == 0.5
+    assert ran[-1][5] == "nnUNetTrainer_1epochs_4iterations"
+
+
+def test_trainer_is_nnunets_but_for_its_length(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Theirs:
+        """As much of nnU-Net's trainer as ours touches."""
+
+        def __init__(self, plans, configuration, fold, dataset_json, device):
+            self.given = plans, configuration, fold, dataset_json, device
+            self.num_epochs, self.num_iterations_per_epoch = 1000, 250
+            self.save_every, self.batch_size = 50, 12
+            self.network, self.output_folder = torch.nn.Linear(3, 1), str(tmp_path)
+
+        def train_step(self, batch):
+            return {"loss": batch["loss"]}
+
+        def on_train_end(self):
+            self.ended = True
+
+    names = ["nnunetv2", "nnunetv2.training", "nnunetv2.training.nnUNetTrainer"]
+    for name in (*names, f"{names[-1]}.nnUNetTrainer"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    sys.modules[f"{names[-1]}.nnUNetTrainer"].nnUNetTrainer = Theirs
+    path = Path(nnunet.__file__).parent / "nnunet_trainers" / "timed.py"
+    spec = importlib.util.spec_from_file_location("timed", path)
+    timed = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(timed)
+
+    assert not hasattr(timed, "nnUNetTrainer_5epochs")  # nnU-Net's own are left to nnU-Net
+    cls = timed.nnUNetTrainer_20epochs_3iterations
+    assert cls is timed.nnUNetTrainer_20epochs_3iterations
+    assert cls.__name__ == "nnUNetTrainer_20epochs_3iterations"
+    # nnU-Net keeps its arguments by their names.
+    assert [*inspect.signature(cls).parameters] == [*inspect.signature(Theirs).parameters]
+    trainer = cls({}, "2d", 0, {}, torch.device("cpu"))
+    assert (trainer.num_epochs, trainer.num_iterations_per_epoch) == (20, 3)
+    assert trainer.save_every == 2
+    assert [trainer.train_step({"loss": i})["loss"] for i in range(3)] == [0, 1, 2]
+    trainer.on_train_end()
+    assert trainer.ended
+    effort = json.loads((tmp_path / "effort.json").read_text("utf-8"))
+    assert (effort["parameters"], effort["images_seen"]) == (4, 20 * 3 * 12)
+    assert effort["seconds_per_iteration"] >= 0

@@ -30,7 +30,7 @@ CHANNELS = ("T1", "T1CE", "T2", "FLAIR")
 DATASET = "Dataset500_WholeTumour"
 EFFORT_NAME = "effort.json"
 _EFFORT_KEYS = ("parameters", "training_hours", "images_seen")
-"""Optional, in the folder of the predictions: parameters, training_hours, images_seen."""
+"""What is on record in the folder of the predictions, and of each trained fold."""
 
 ZRange = tuple[int, int]
 
@@ -128,10 +128,23 @@ def read_effort(path: Path) -> dict[str, Any]:
 
 def add_hours(path: Path, seconds: float) -> None:
     """Add to the hours of training on record, complete or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     effort = read_effort(path)
     hours = float(effort.get("training_hours", 0)) + seconds / 3600
-    effort["training_hours"] = f"{hours:.2f}"
+    _write_effort(path, effort | {"training_hours": f"{hours:.4f}"})
+
+
+def add_effort(path: Path, folds: Sequence[dict[str, Any]]) -> None:
+    """Put parameters and images seen of all folds together on record, as far as each knows them."""
+    sums = {
+        key: sum(int(fold[key]) for fold in folds)
+        for key in ("parameters", "images_seen")
+        if folds and all(key in fold for fold in folds)
+    }
+    _write_effort(path, read_effort(path) | sums)
+
+
+def _write_effort(path: Path, effort: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.write_text(json.dumps(effort) + "\n", encoding="utf-8")
     os.replace(temporary, path)

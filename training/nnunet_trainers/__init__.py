@@ -1,0 +1,1 @@
+"""Read by nnU-Net in its own process, through ``nnUNet_extTrainer``; nothing here imports it."""
