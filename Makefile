@@ -20,7 +20,7 @@ HEADLESS := $(shell [ "$$(uname)" = Linux ] && [ -z "$$DISPLAY$$WAYLAND_DISPLAY"
 XVFB_RUN := $(if $(HEADLESS),xvfb-run -a -s "-screen 0 1600x1000x24")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system need-xvfb demo test check format screenshots clean
+.PHONY: help setup system need-xvfb demo test check format screenshots results paper-table clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -83,6 +83,16 @@ format: $(STAMP) ## sort imports, format, mend what ruff can mend
 
 screenshots: setup need-xvfb ## docs/images, made anew by driving a real window
 	@$(XVFB_RUN) $(PY) scripts/make_screenshots.py docs/images
+
+results: $(STAMP) ## docs/results.md and its figures, made anew from the numbers in docs/results/data
+	@$(PY) -m training.report docs/results/data --out docs/results.md
+
+# SPLIT=file: who is trained on; without it a split is made. It goes on after an interruption.
+BUDGET ?= 2h
+WORK ?= runs/paper-table
+paper-table: $(STAMP) ## train, evaluate and compare all systems of the paper's table (CASES=folder BUDGET=2h)
+	@[ -n "$(CASES)" ] || { echo "Say where the labelled cases are: make paper-table CASES=folder [BUDGET=2h] [SPLIT=file] [WORK=folder]" >&2; exit 1; }
+	@$(PY) -m training.paper_table "$(CASES)" --work "$(WORK)" --budget "$(BUDGET)" $(if $(SPLIT),--split "$(SPLIT)") $(ARGS)
 
 clean: ## remove builds and caches (the environment stays)
 	rm -rf build dist .coverage htmlcov .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

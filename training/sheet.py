@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -24,23 +24,13 @@ from napari_diffseg.core.run import find_z_range
 from training.baselines.opening import open_segmenter
 from training.baselines.segmenter import DiffusionSegmenter
 from training.case_store import PAPER_SLICES, choose_cases
-from training.cells import format_table
 from training.data import hash_cases
-from training.figures import Panel, write_figure
 from training.members import measure_first_members
 from training.results import FILES, PROBABILITIES, SettingRow, SheetRow, read_rows, write_rows
+from training.sheet_report import write_sheet
 
 Plan = tuple[tuple[int, int], ...]
 """(steps, members) for each column of the sheet."""
-
-_MEASURES: tuple[tuple[str, str, Callable[[SheetRow], float | None]], ...] = (
-    ("Dice", ".4f", lambda row: row.dice),
-    ("HD95 (mm)", ".2f", lambda row: row.hd95_mm),
-    ("ECE", ".4f", lambda row: row.ece),
-    ("error AUROC", ".4f", lambda row: row.error_auroc),
-    ("diversity", ".4f", lambda row: row.diversity),
-    ("s per slice", ".3f", lambda row: row.seconds_per_slice),
-)
 
 
 def choose_slices(case: Case, n_slices: int, slices: tuple[int, int]) -> list[int]:
@@ -105,64 +95,6 @@ def measure_members(
     ]
 
 
-def write_report(out: Path) -> str:
-    """Write ``sheet.md`` and its figure from ``sheet.csv``, and return the text."""
-    rows = read_rows(out, SheetRow)
-    settings = {row.name: row.value for row in read_rows(out, SettingRow)}
-    steps = sorted({row.steps for row in rows})
-    counts = sorted({row.n_samples for row in rows})
-    cases = {row.case: row.n_slices for row in rows}
-    means = {
-        (name, k, n): _mean(value(r) for r in rows if (r.steps, r.n_samples) == (k, n))
-        for name, _, value in _MEASURES
-        for k in steps
-        for n in counts
-    }
-    parts = [
-        f"{settings['model']} ({settings['model_sha256'][:12]}), {settings['sampler']}, seed "
-        f"{settings['seed']}; {sum(cases.values())} slices with tumour of {len(cases)} cases. "
-        "Means over cases; ECE and error AUROC inside the brain, of the probabilities' mean.",
-        "![Dice, ECE, error AUROC and diversity against the number of members, one curve for each "
-        "number of steps](sheet.svg)",
-    ]
-    for name, digits, _ in _MEASURES:
-        cells = [
-            [str(n), *(_text(means[name, k, n], digits) for k in steps)]
-            for n in counts
-            if any(means[name, k, n] is not None for k in steps)
-        ]
-        head = [f"{name}; members", *map(_name, steps)]
-        parts.append(format_table(head, cells))
-    panels = [
-        Panel(name, "members", {_name(k): _curve(means, name, k, counts) for k in steps})
-        for name in ("Dice", "ECE", "error AUROC", "diversity")
-    ]
-    write_figure(panels, out / "sheet")
-    text = "\n\n".join(parts)
-    (out / "sheet.md").write_text(text + "\n", encoding="utf-8")
-    return text
-
-
-def _name(steps: int) -> str:
-    return f"{steps} step{'s' if steps > 1 else ''}"
-
-
-def _curve(
-    means: dict[tuple[str, int, int], float | None], name: str, steps: int, counts: Sequence[int]
-) -> list[tuple[float, float]]:
-    pairs = [(n, means[name, steps, n]) for n in counts]
-    return [(float(n), value) for n, value in pairs if value is not None]
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
-
-
-def _text(value: float | None, digits: str) -> str:
-    return "-" if value is None else f"{value:{digits}}"
-
-
 def make_sheet(arguments: argparse.Namespace) -> str:
     """Sample what is missing, and write everything; return the text.
 
@@ -197,7 +129,7 @@ def make_sheet(arguments: argparse.Namespace) -> str:
             rows = [r for r in rows if r not in done]
             rows += measure_members(case, patients[files.name], segmenter, chosen)
             write_rows(out, SheetRow, rows)
-    return write_report(out)
+    return write_sheet(out)
 
 
 def _begin(

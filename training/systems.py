@@ -83,6 +83,13 @@ class Evaluation:
     timings: list[TimingRow]
 
     @property
+    def title(self) -> str:
+        """The system, with its number of steps if it has them."""
+        steps = self.settings.get("steps", "") if self.system == "ddpm" else ""
+        unit = "step" if steps == "1" else "steps"
+        return f"{SYSTEMS[self.system]}, {steps} {unit}" if steps else SYSTEMS[self.system]
+
+    @property
     def n_members(self) -> int:
         """Of the ensemble."""
         return max(row.n_samples for row in self.slices)

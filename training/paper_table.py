@@ -1,0 +1,266 @@
+"""The paper's table from nothing: ``python -m training.paper_table CASES_DIR --work WORK``.
+
+Every system is trained for the same time, on the same cases and slices, exported, evaluated on the
+same other cases, and put into one report (`training.report`). First a short trial measures what a
+step of each costs on this machine; the plan that follows from it and from the budget is kept in
+WORK, so the same command goes on after any interruption and does nothing twice.
+
+nnU-Net takes part if its package is installed (`training.nnunet`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Final
+
+import torch
+
+from napari_diffseg.core.errors import DiffsegError
+from napari_diffseg.core.segment import resolve_device
+from training import evaluate, export, make_split, nnunet, prepare, report, sheet, train
+from training.baselines.nnunet import DATASET
+from training.paper_plan import (
+    PLAN_NAME,
+    SYSTEMS,
+    Plan,
+    System,
+    make_plan,
+    make_settings,
+    make_train_arguments,
+    parse_budget,
+    write_plan,
+)
+from training.state import STATE_NAME, read_record
+
+NNUNET: Final = "nnunet"
+_NNUNET_EPOCHS: Final = 20
+"""nnU-Net lowers its learning rate from epoch to epoch, whatever an epoch is."""
+STOPPED: Final = 128
+"""Exit codes from here on are of a command that was stopped, not of one that failed."""
+
+
+class StepError(DiffsegError):
+    """A step of the table failed or was stopped; what it said is above."""
+
+    def __init__(self, what: str, code: int) -> None:
+        ended = "was stopped" if code >= STOPPED else f"failed with exit code {code}, see above"
+        super().__init__(f"{what} {ended}. The same command goes on from there.")
+        self.code = code
+
+
+def train_system(
+    arguments: argparse.Namespace, split: Path, system: System, total_steps: int
+) -> Path:
+    """Train and export one system, as far as that is still to be done; return its model file.
+
+    Raises
+    ------
+    StepError
+        Training or export failed, or was stopped.
+    """
+    run = arguments.work / "runs" / system.name
+    model: Path = arguments.work / "models" / f"{system.name}.safetensors"
+    if model.exists():
+        return model
+    state = run / STATE_NAME
+    if not state.exists() or int(read_record(state)["step"]) < total_steps:
+        settings = make_settings(system, total_steps)
+        command = make_train_arguments(arguments, split, system, settings)
+        _run(f"training of {system.name}", train, command)
+    _run(f"export of {system.name}", export, [str(run), str(model), "--name", system.name])
+    return model
+
+
+def evaluate_row(
+    arguments: argparse.Namespace, split: Path, row: str, model: Sequence[str]
+) -> None:
+    """Evaluate one row of the table; cases that were measured are not measured again.
+
+    Raises
+    ------
+    StepError
+        It failed, or was stopped.
+    """
+    places = ["--split", str(split), "--out", str(arguments.work / "systems" / row)]
+    options = ["--samples", str(arguments.samples), "--slices", arguments.slices]
+    options += ["--device", arguments.device]
+    _run(f"evaluation of {row}", evaluate, [str(arguments.cases), *places, *options, *model])
+
+
+def takes_nnunet(arguments: argparse.Namespace) -> bool:
+    """Whether nnU-Net takes part."""
+    return bool(arguments.nnunet) and nnunet.is_installed()
+
+
+def run_nnunet(arguments: argparse.Namespace, split: Path, plan: Plan) -> None:
+    """Convert, train for a share of the budget, predict and evaluate with nnU-Net's own package.
+
+    Raises
+    ------
+    DiffsegError
+        One of these failed, or was stopped.
+    """
+    work = arguments.work / "nnunet"
+    place = ["--work", str(work)]
+    if not (work / "raw" / DATASET / "dataset.json").exists():
+        _run("conversion", nnunet, ["convert", str(arguments.cases), "--split", str(split), *place])
+    device = resolve_device(arguments.device).type
+    if NNUNET not in plan.total_steps:
+        cost = nnunet.time_iteration(work, device)
+        print(f"{NNUNET}: {cost:.2f} s an iteration", file=sys.stderr)
+        n_iterations = max(1, round(plan.share_s / cost / len(arguments.folds)))
+        plan = replace(
+            plan,
+            seconds_per_step={**plan.seconds_per_step, NNUNET: cost},
+            total_steps={**plan.total_steps, NNUNET: n_iterations},
+        )
+        write_plan(arguments.work / PLAN_NAME, plan)
+    epochs = min(_NNUNET_EPOCHS, plan.total_steps[NNUNET])
+    length = ["--epochs", str(epochs), "--iterations", str(plan.total_steps[NNUNET] // epochs)]
+    options = [*place, *length, "--folds", *arguments.folds, "--device", device]
+    _run("training of nnU-Net", nnunet, ["train", *options])
+    predictions = work / "predictions"
+    if not all(any(predictions.glob(f"fold_{fold}/*.npz")) for fold in arguments.folds):
+        _run("prediction of nnU-Net", nnunet, ["predict", *options])
+    evaluate_row(arguments, split, NNUNET, ["--segmenter", str(predictions)])
+
+
+def measure_curves(arguments: argparse.Namespace, split: Path, model: Path) -> None:
+    """Measure the ensemble against the number of members, and of steps.
+
+    Raises
+    ------
+    StepError
+        It failed, or was stopped.
+    """
+    which = [str(arguments.cases), "--split", str(split), "--checkpoint", str(model)]
+    which += ["--device", arguments.device]
+    out = str(arguments.work / "members" / "ddpm")
+    options = ["--samples", str(arguments.members), "--slices", arguments.slices]
+    _run("evaluation of many members", evaluate, [*which, *options, "--out", out])
+    out = str(arguments.work / "sheets" / "sheet")
+    _run("sheet of steps", sheet, [*which, "--steps", arguments.steps, "--out", out])
+
+
+def make_paper_table(arguments: argparse.Namespace, systems: Sequence[System]) -> None:
+    """Do everything that is still to be done, in an order in which the cheap comes first.
+
+    Raises
+    ------
+    DiffsegError
+        A step failed, or was stopped.
+    """
+    work: Path = arguments.work
+    (work / "models").mkdir(parents=True, exist_ok=True)
+    cache = ["--config", systems[0].config, "--workers", str(arguments.workers)]
+    # A case that cannot be used has been reported; if the split needs it, training says so.
+    _run("preparation", prepare, [str(arguments.cases), str(work / "cache"), *cache], accept=(0, 1))
+    split: Path = arguments.split or work / "split.json"
+    if not split.exists():
+        _run("split", make_split, [str(work / "cache"), str(split)])
+    plan = make_plan(arguments, split, systems, 1 if takes_nnunet(arguments) else 0)
+    models = {}
+    for system in systems:
+        model = train_system(arguments, split, system, plan.total_steps[system.name])
+        models[system.name] = model
+        for row, options in system.rows:
+            evaluate_row(arguments, split, row, [system.option, str(model), *options])
+    if takes_nnunet(arguments):
+        run_nnunet(arguments, split, plan)
+    measure_curves(arguments, split, models["ddpm"])
+    _run("report", report, [str(work)])
+
+
+def _run(
+    what: str, command: ModuleType, arguments: list[str], accept: Sequence[int] = (0,)
+) -> None:
+    print(f"== {what}", file=sys.stderr)
+    code = command.main(arguments)
+    if code not in accept:
+        raise StepError(what, code)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    parser = argparse.ArgumentParser(
+        "python -m training.paper_table",
+        description="Train, evaluate and compare every system of the paper's table.",
+    )
+    add = parser.add_argument
+    add("cases", type=Path, metavar="CASES_DIR", help="folder of cases with labels")
+    add("--work", type=Path, required=True, metavar="WORK", help="for everything that is made")
+    add(
+        "--budget",
+        type=parse_budget,
+        default=parse_budget("2h"),
+        metavar="TIME",
+        help="of all training together, as 90m, 2h or 1d; shared equally (default: 2h)",
+    )
+    add("--split", type=Path, metavar="FILE", help="default: made, and kept in WORK")
+    add("--samples", type=int, default=5, metavar="N", help="members (default: %(default)s)")
+    add(
+        "--members",
+        type=int,
+        default=20,
+        metavar="N",
+        help="of the curves against the number of members (default: %(default)s)",
+    )
+    add(
+        "--steps",
+        default="1:20,2:20,4:20,8:20,16:20,50:5",
+        metavar="K:N,...",
+        help="of the sheet, as in training.sheet (default: %(default)s)",
+    )
+    add("--slices", default="80:129", metavar="A:B", help="of the protocol (default: the paper's)")
+    add(
+        "--nnunet",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="whether nnU-Net takes part, if its package is installed (default: yes)",
+    )
+    add(
+        "--folds",
+        nargs="+",
+        choices=("0", "1", "2", "3", "4", "all"),
+        default=["0", "1", "2", "3", "4"],
+        help="of nnU-Net, which share its time (default: %(default)s)",
+    )
+    add("--device", default="auto", help="default: %(default)s")
+    add("--threads", type=int, help="CPU threads of torch")
+    add("--workers", type=int, default=2, help="processes that prepare (default: %(default)s)")
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.NAME=VALUE",
+        help="change a training setting of every system; can be repeated",
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None, systems: Sequence[System] = SYSTEMS) -> int:
+    """Make the table; 1: something failed, 130: it was stopped and can go on."""
+    arguments = make_parser().parse_args(argv)
+    # As training.train does for itself: the trial shall be as fast as what it stands for.
+    torch.set_flush_denormal(True)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    try:
+        make_paper_table(arguments, systems)
+    except (DiffsegError, OSError, FloatingPointError) as error:
+        print(f"training.paper_table: error: {error}", file=sys.stderr)
+        stopped = isinstance(error, StepError) and error.code >= STOPPED
+        return 130 if stopped else 1
+    except KeyboardInterrupt:
+        print("\nInterrupted; the same command goes on from here.", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
