@@ -56,7 +56,8 @@ class Panel:
     markers: bool = True
     """Whether points are marked, which helps where there are few; those of many never are."""
     log_x: bool = False
-    """For numbers of members or steps: ticks at those that occur, or at 1, 2, 5, 10 ..."""
+    """Ticks at the places that occur or, if they are many, at 1, 2, 5, 10 ..."""
+    log_y: bool = False
     diagonal: bool = False
     """Whether y = x is drawn, where a reliability curve should be."""
 
@@ -138,6 +139,8 @@ def _draw(axes: Axes, panel: Panel, colours: Mapping[str, str]) -> None:
         # A point for each of a hundred members would hide the line; one alone has no line.
         size = 3.5 if len(curve) == 1 or (panel.markers and len(curve) <= _MOST_MARKERS) else 0
         axes.plot(x, y, label=name, color=colours[name], linewidth=1.6, marker="o", markersize=size)
+    if panel.log_y:
+        axes.set_yscale("log")
     if panel.log_x:
         _set_log_ticks(axes, sorted({x for curve in curves.values() for x, _ in curve}))
 
@@ -147,7 +150,9 @@ def _set_log_ticks(axes: Axes, places: Sequence[float]) -> None:
 
     shown = list(places)
     if len(places) > _MOST_TICKS:
-        round_numbers = (m * 10**power for power in range(5) for m in (1, 2, 5))
+        is_wide = places[-1] > 1000 * places[0]
+        mantissas = (1,) if is_wide else (1, 2, 5)
+        round_numbers = (m * 10.0**power for power in range(-4, 6) for m in mantissas)
         shown = [place for place in round_numbers if places[0] <= place <= places[-1]]
     axes.set_xscale("log")
     axes.set_xticks(shown, [f"{place:g}" for place in shown])

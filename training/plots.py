@@ -33,37 +33,45 @@ class Plot:
 
 
 def plot_patients(found: Mapping[str, Evaluation]) -> Plot:
-    """Return every patient's mean Dice per slice, system by system, the smallest tumour first."""
+    """Return every patient's Dice, system by system, the smallest tumour first."""
     sizes: dict[str, float] = {}
-    curves: dict[str, dict[str, float]] = {}
+    slices: dict[str, dict[str, float]] = {}
+    volumes: dict[str, dict[str, float]] = {}
     for line in LINES:
         evaluation = found.get(line.system)
         if evaluation is None or line.method == MASKS:
             continue
-        of_patient: dict[str, list[float]] = {}
-        areas: dict[str, float] = {}
-        for row in evaluation.slices_of(line):
-            of_patient.setdefault(row.patient, []).append(row.dice)
-            areas[row.patient] = areas.get(row.patient, 0.0) + row.truth_mm2
-        sizes |= areas
         name = line.describe(evaluation.n_members)
-        curves[name] = {patient: float(np.mean(dice)) for patient, dice in of_patient.items()}
+        rows = evaluation.slices_of(line)
+        slices[name] = _mean_by_patient((row.patient, row.dice) for row in rows)
+        cases = evaluation.cases_of(line)
+        volumes[name] = _mean_by_patient((row.patient, row.dice) for row in cases)
+        sizes |= {p: sum(row.truth_mm2 for row in rows if row.patient == p) for p in slices[name]}
     order = sorted(sizes, key=lambda patient: sizes[patient])
+
+    def curves(values: Mapping[str, Mapping[str, float]]) -> dict[str, list[tuple[float, float]]]:
+        return {
+            name: [(float(i), dice[p]) for i, p in enumerate(order, start=1) if p in dice]
+            for name, dice in values.items()
+        }
+
     return Plot(
         "patients",
-        "Mean Dice of each patient's slices; patients from the smallest to the largest tumour.",
+        "Each patient's Dice, the mean over slices and in 3-D; patients from the smallest to the "
+        "largest tumour.",
         [
-            Panel(
-                "Dice per slice, by patient",
-                "patient, by tumour size",
-                {
-                    name: [(float(i + 1), dice[p]) for i, p in enumerate(order) if p in dice]
-                    for name, dice in curves.items()
-                },
-            )
+            Panel("Dice, mean over slices", "patient, by tumour size", curves(slices)),
+            Panel("Dice in 3-D", "patient, by tumour size", curves(volumes)),
         ],
-        columns=1,
+        columns=2,
     )
+
+
+def _mean_by_patient(values: Iterable[tuple[str, float]]) -> dict[str, float]:
+    of_patient: dict[str, list[float]] = {}
+    for patient, value in values:
+        of_patient.setdefault(patient, []).append(value)
+    return {patient: float(np.mean(each)) for patient, each in of_patient.items()}
 
 
 def plot_reliability(found: Mapping[str, Evaluation]) -> Plot:
@@ -107,7 +115,7 @@ def plot_risk_coverage(found: Mapping[str, Evaluation]) -> Plot:
             curve = compute_risk_coverage(items, confidence)
             if curve:
                 curves[line.describe(evaluation.n_members)] = curve
-        panels.append(Panel(f"Dice of what is kept, by {name}", "share of slices kept", curves))
+        panels.append(Panel(f"Dice kept, by {name}", "share of slices kept", curves))
     return Plot(
         "risk_coverage",
         "Mean Dice of the slices that remain when the least confident ones are left to a human, by "
@@ -223,7 +231,7 @@ def plot_steps(rows: Sequence[SheetRow], name: str) -> Plot:
             curve = [(k, number) for k, number in pairs if number is not None]
             if curve:
                 curves["1 member" if n == 1 else f"{n} members"] = curve
-        panels.append(Panel(title, "steps", curves, log_x=True))
+        panels.append(Panel(title, "steps", curves, log_x=True, log_y=title == "s per slice"))
     return Plot(
         f"{name}_steps",
         "The same against the number of steps, one curve for each number of members.",

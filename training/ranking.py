@@ -33,9 +33,9 @@ class Ranked:
 
 
 CONFIDENCES: Final[tuple[tuple[str, Callable[[Ranked], float | None]], ...]] = (
-    ("the members' mean pairwise Dice", lambda item: item.agreement),
+    ("pairwise Dice", lambda item: item.agreement),
     ("soft Dice", lambda item: item.soft_dice),
-    ("mean entropy", lambda item: item.certainty),
+    ("entropy", lambda item: item.certainty),
 )
 
 
@@ -73,7 +73,8 @@ def rank_cases(rows: Sequence[UncertaintyRow]) -> list[Ranked]:
 def make_ranking_table(found: Mapping[str, Evaluation], *, of_slices: bool) -> Table:
     """Return AURC and rank correlations of slices or of cases."""
     lines: list[list[Cell | str]] = []
-    head = ["system", "n", "AURC, best possible", "AURC, at random"]
+    what = "slices" if of_slices else "cases"
+    head = ["system", what, "AURC, best possible", "AURC, at random"]
     head += [f"AURC by {name}" for name, _ in CONFIDENCES]
     head += [f"rho, {name}" for name, _ in CONFIDENCES[:2]]
     head += [f"rho at equal size, {name}" for name, _ in CONFIDENCES[:2]]
@@ -103,7 +104,6 @@ def make_ranking_table(found: Mapping[str, Evaluation], *, of_slices: bool) -> T
                 ),
             ]
         )
-    what = "slices" if of_slices else "cases"
     return Table(f"ranking_of_{what}", head, lines)
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from napari_diffseg.core.errors import DiffsegError
 from training.cells import Cell, Table, number_cell
+from training.plots import SHOWN_MEMBERS, Plot, plot_steps
 from training.figures import Panel, write_figure
-from training.plots import Plot, plot_steps
 from training.results import SettingRow, SheetRow, read_rows
 
 _MEASURES: Final[tuple[tuple[str, int, Callable[[SheetRow], float | None]], ...]] = (
@@ -23,9 +23,6 @@ _MEASURES: Final[tuple[tuple[str, int, Callable[[SheetRow], float | None]], ...]
     ("diversity", 4, lambda row: row.diversity),
     ("s per slice", 3, lambda row: row.seconds_per_slice),
 )
-_SHOWN: Final = (*range(1, 11), 15, 20, 30, 50, 100)
-"""Numbers of members with a row in the tables; the figures have all of them."""
-
 Means = dict[tuple[str, int, int], float]
 """By measure, steps and members."""
 
@@ -61,7 +58,7 @@ def make_sheet_tables(rows: Sequence[SheetRow], name: str = "sheet") -> list[Tab
                 *(number_cell(means.get((measure, k, n)), digits) for k in steps),
             ]
             for n in counts
-            if n in _SHOWN and any((measure, k, n) in means for k in steps)
+            if n in SHOWN_MEMBERS and any((measure, k, n) in means for k in steps)
         ]
         short = "_".join("".join(c if c.isalnum() else " " for c in measure.lower()).split())
         head = [f"{measure}; members", *map(_name, steps)]
