@@ -39,6 +39,7 @@ _STYLE: Final[Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "grid.color": "#dddddd",
+    "path.simplify": False,  # what is drawn is what was given
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "diffseg",  # no random names
 }

@@ -11,8 +11,8 @@ import numpy as np
 
 from napari_diffseg.core.errors import DiffsegError
 from training.cells import Cell, Table, number_cell
-from training.plots import SHOWN_MEMBERS, Plot, plot_steps
 from training.figures import Panel, write_figure
+from training.plots import SHOWN_MEMBERS, Plot, plot_steps
 from training.results import SettingRow, SheetRow, read_rows
 
 _MEASURES: Final[tuple[tuple[str, int, Callable[[SheetRow], float | None]], ...]] = (
