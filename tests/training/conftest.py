@@ -38,5 +38,6 @@ def torch_as_it_was() -> Iterator[None]:
 
 @pytest.fixture
 def no_tensorboard(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Save the seconds that TensorBoard takes to be imported."""
+    """Save the seconds that TensorBoard takes to be imported, and the curves to be drawn."""
     monkeypatch.setattr(training.logs, "_open_tensorboard", lambda *_: None)
+    monkeypatch.setattr(training.logs, "draw_curves", lambda _: None)

@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from tests.training.tiny import OVERRIDES, TinyData
+from tests.training.tiny import TinyData, tiny_config
 from training import evaluate, nnunet, paper_plan, sheet, sheet_report, train
 from training import report as report_command
 from training.config import find_config, format_config, load_config
@@ -31,7 +31,7 @@ n_convolutions = [1, 1]
 dropout = 0.5
 [preprocessing]
 window = [48, 48]
-context_slices = [-2, 2]
+context_slices = {context}
 stride = 16
 [run]
 batch_size = 4
@@ -42,8 +42,11 @@ precision = "float32"
 @pytest.fixture
 def systems(tmp_path: Path) -> tuple[System, ...]:
     """Tiny networks in the place of those that take hours; one of them has two rows."""
+    config = tiny_config()
+    (tmp_path / "debug.toml").write_text(format_config(config), encoding="utf-8")
+    context = list(config.preprocessing.context_slices)
     for name, dropout in (("bayesian", "true"), ("plain", "false")):
-        text = SEGNET.format(dropout=dropout)
+        text = SEGNET.format(dropout=dropout, context=context)
         (tmp_path / f"{name}.toml").write_text(text, encoding="utf-8")
     return (
         System("ddpm", str(tmp_path / "debug.toml"), (("ddpm", ()),), "--checkpoint"),
@@ -68,8 +71,6 @@ def command(
     no_tensorboard: None,
     no_figures: None,
 ):
-    config = load_config(find_config("debug"), OVERRIDES)
-    (tmp_path / "debug.toml").write_text(format_config(config), encoding="utf-8")
     monkeypatch.setattr(sheet, "PAPER_SLICES", (0, 12))
     monkeypatch.setattr(nnunet, "is_installed", lambda: False)
     monkeypatch.setattr(paper_plan, "measure_step", lambda *_: 0.5)
