@@ -19,11 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QObject, QTimer
-from qtpy.QtWidgets import QApplication
 
 from napari_diffseg._layers import find_cases
 from napari_diffseg._sample_data import phantom_folder
-from napari_diffseg.demo import PLUGIN, WINDOW_SIZE, show_tumour, wait_until
+from napari_diffseg.demo import PLUGIN, WINDOW_SIZE, live, show_tumour, wait_until
 
 if TYPE_CHECKING:
     from napari_diffseg._widgets import DiffsegWidget
@@ -31,6 +30,7 @@ if TYPE_CHECKING:
 REPOSITORY = Path(__file__).resolve().parents[1]
 TICK_MS = 2
 SAMPLING_S = 20.0
+LOOK_S = 2.0  # nobody clicks again before he has seen the result
 
 
 class Ticks(QObject):
@@ -75,7 +75,7 @@ def default_case() -> Path:
 def live_until(condition: Callable[[], bool]) -> None:
     """Let the window live, without the naps of `wait_until`, until something is so."""
     while not condition():
-        QApplication.processEvents()
+        live()
         time.sleep(0.0005)
 
 
@@ -92,7 +92,7 @@ def time_first_sample(widget: DiffsegWidget) -> float:
     widget.run.button.click()
     # A run takes the stage with its first sample, which is of the visible slice.
     live_until(lambda: widget.stage.run is not before)
-    QApplication.processEvents()
+    live()
     return time.perf_counter() - began
 
 
@@ -103,7 +103,7 @@ def time_slider(widget: DiffsegWidget, values: range) -> tuple[list[float], list
         began = time.perf_counter()
         widget.ensemble.threshold.setValue(value)
         changed_ms.append(1e3 * (time.perf_counter() - began))
-        QApplication.processEvents()
+        live()
         drawn_ms.append(1e3 * (time.perf_counter() - began))
         rest(0.05)
     return changed_ms, drawn_ms
@@ -130,10 +130,12 @@ def main() -> None:
     viewer.open(folder, plugin=PLUGIN)
     (case,) = find_cases(viewer.layers)
     show_tumour(viewer, case)
-    print(f"{case.name}, {' x '.join(map(str, case.geometry.shape))}, {os.cpu_count()} cores")
-
+    size = " x ".join(map(str, case.geometry.shape))
+    print(f"{case.name}, {size}, {os.cpu_count()} cores, {os.getloadavg()[0]:.1f} busy before")
+    live()  # the case is on screen
     print(f"first sample, cold start      {time_first_sample(widget):6.2f} s    (limit 4)")
     wait_until(lambda: widget.run.state == "ready")
+    rest(LOOK_S)
     widget.parameters.seed.setValue(1)
     print(f"first sample, model loaded    {time_first_sample(widget):6.2f} s    (limit 1)")
     wait_until(lambda: widget.run.state == "ready")

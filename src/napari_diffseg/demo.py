@@ -99,14 +99,25 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = TIMEOUT_S) -> N
     TimeoutError
         If it does not become so in time.
     """
-    from qtpy.QtWidgets import QApplication
-
     end = time.monotonic() + timeout_s
     while not condition():
         if time.monotonic() > end:
             raise TimeoutError(f"waited {timeout_s:.0f} s in vain")
-        QApplication.processEvents()
+        live()
         time.sleep(0.01)
+
+
+def live() -> None:
+    """Let the window do what is due, and also throw away what it is done with.
+
+    Qt does the second only in an event loop of its own. Without it napari does not notice that a
+    file has been opened: its sign of activity turns for ever and draws the window each time.
+    """
+    from qtpy.QtCore import QEvent
+    from qtpy.QtWidgets import QApplication
+
+    QApplication.processEvents()
+    QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
 
 
 def save_screenshot(viewer: Viewer, path: Path, settle_s: float = 1.0) -> None:

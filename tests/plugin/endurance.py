@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QEvent, QThreadPool
+from qtpy.QtCore import QThreadPool
 from qtpy.QtWidgets import QApplication
 
+from napari_diffseg import demo
 from napari_diffseg._layers import find_layers
 
 ACTIONS = ("cancel", "change case", "delete a layer", "close the dock", "close the viewer", "wait")
@@ -47,7 +48,6 @@ def take_stock(folders: Sequence[Path]) -> Remains:
     while quiet_s < QUIET_S:  # what is still to be told may begin another task
         assert QThreadPool.globalInstance().waitForDone(int(1000 * TIMEOUT_S))
         live(PASS_S)
-        QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
         gc.collect()
         before, n_widgets = n_widgets, len(QApplication.allWidgets())
         quiet_s = quiet_s + PASS_S if n_widgets == before else 0.0
@@ -76,7 +76,7 @@ def live(seconds: float) -> None:
     """Let the windows live for a while."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        QApplication.processEvents()
+        demo.live()
         time.sleep(0.002)
 
 
@@ -99,7 +99,9 @@ def run_round(
     """Start a run, do something at a random moment of it, end it; return whether all is closed."""
     first, second = chance.sample(list(cases), 2)
     viewer.open(first, plugin="napari-diffseg")
-    widget.parameters.whole_volume.click()
+    # A run that nobody stops is of the slice on screen: a whole volume may take a quarter of an hour.
+    region = "this_slice" if action == "wait" else "whole_volume"
+    getattr(widget.parameters, region).click()
     widget.parameters.n_samples.setValue(chance.randint(2, 5))
     widget.parameters.seed.setValue(chance.randint(0, 9999))
     widget.run.button.click()
