@@ -99,7 +99,7 @@ def run_round(
     """Start a run, do something at a random moment of it, end it; return whether all is closed."""
     first, second = chance.sample(list(cases), 2)
     viewer.open(first, plugin="napari-diffseg")
-    # A run that nobody stops is of the slice on screen: a whole volume may take a quarter of an hour.
+    # A run that nobody stops is of the slice on screen: a whole volume may take half an hour.
     region = "this_slice" if action == "wait" else "whole_volume"
     getattr(widget.parameters, region).click()
     widget.parameters.n_samples.setValue(chance.randint(2, 5))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -93,7 +94,8 @@ RunEvent = Event | Preparing | ModelReady | NothingToDo
 class Engine:
     """What a run needs of the core, imported when it is needed; tests replace the functions.
 
-    The model and the prepared images that were used last are kept.
+    The model and the prepared images that were used last are kept. Threads that want them at the
+    same time wait for each other: the second one finds them there.
     """
 
     def __init__(
@@ -105,29 +107,41 @@ class Engine:
         self._segment = segment
         self._model: tuple[tuple[Path | None, int], LoadedModel] | None = None
         self._prepared: tuple[weakref.ref[Case], LoadedModel, PreparedCase] | None = None
+        self._lock = threading.RLock()
 
     def load(self, path: Path | None) -> LoadedModel:
         """Return the model, from memory if the file has not changed since."""
-        key, kept = get_version(path), self._model  # the queue may ask from another thread
-        if kept is None or kept[0] != key:
-            self._model = kept = None  # two models at once may be too much
-            self._model = kept = key, self._load_model(path)
-        return kept[1]
+        with self._lock:
+            key, kept = get_version(path), self._model
+            if kept is None or kept[0] != key:
+                self._model = kept = None  # two models at once may be too much
+                self._model = kept = key, self._load_model(path)
+            return kept[1]
 
     def prepare(self, case: Case, model: LoadedModel) -> PreparedCase:
         """Return the network's view of a case, from memory if it was used last."""
         from napari_diffseg.core.preprocessing import prepare_case
 
-        kept = self._prepared
-        if kept is None or kept[0]() is not case or kept[1] is not model:
-            self._prepared = None
-            prepared = prepare_case(case, model.preprocessing)
-            kept = self._prepared = (weakref.ref(case), model, prepared)
-        return kept[2]
+        with self._lock:
+            kept = self._prepared
+            if kept is None or kept[0]() is not case or kept[1] is not model:
+                self._prepared = None
+                prepared = prepare_case(case, model.preprocessing)
+                kept = self._prepared = (weakref.ref(case), model, prepared)
+            return kept[2]
+
+    def get_ready(self, case: Case, path: Path | None) -> Case:
+        """Do before a run what it would have to do first; return the case."""
+        model = self.load(path)
+        self.prepare(case, model)
+        import napari_diffseg.core.segment  # noqa: F401 (a run waits for it otherwise)
+
+        return case
 
     def forget_case(self, case: Case) -> None:
         """Let go of the images of a case that is closed."""
-        if self._prepared is not None and self._prepared[0]() in (case, None):
+        kept = self._prepared  # another thread may let go of it meanwhile
+        if kept is not None and kept[0]() in (case, None):
             self._prepared = None
 
     def segment(self, *args: Any) -> Iterator[Event]:

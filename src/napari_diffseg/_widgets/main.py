@@ -35,6 +35,7 @@ from napari_diffseg._widgets.run_section import RunSection, format_duration
 from napari_diffseg._widgets.runner import Runner
 from napari_diffseg._widgets.shortcuts import Shortcuts
 from napari_diffseg._widgets.stage import Stage
+from napari_diffseg._widgets.warm_up import WarmUp
 from napari_diffseg.core.errors import DiffsegError
 from napari_diffseg.core.events import Cancelled, Failed, Finished, SampleDone
 
@@ -85,6 +86,7 @@ class DiffsegWidget(QWidget):
         self._exporter = Exporter(self.stage, self.export)
         self._desk = CaseDesk(napari_viewer, self.cases, self)
         self._runner = Runner(engine or Engine(), self)
+        self._warm_up = WarmUp(self._runner, self)
         self._folder = CaseFolder(self.case_list, self._desk, self._runner, self._queue_options)
         self._advice = Advice(self.run.message, self)
         self._reopener = Reopener(napari_viewer, self._runner, self)
@@ -166,6 +168,7 @@ class DiffsegWidget(QWidget):
         self._desk.follow_viewer()
         self._reopener.follow_viewer()
         self._advice.look_at(self._desk.current)
+        self._warm_up.look_at(self._desk.current, self.model.path)
         self._review.show_run(self._runner.find_run(self._desk.current))
         self._show_idle()
 
@@ -177,6 +180,7 @@ class DiffsegWidget(QWidget):
         self._runner.release()
         self._folder.release()
         self._advice.release()
+        self._warm_up.release()
         self._review.release()
         self._desk.leave_viewer()
         self._reopener.leave_viewer()
@@ -193,6 +197,7 @@ class DiffsegWidget(QWidget):
         self._show_slice()
         self._show_idle()
         self._advice.look_at(case)
+        self._warm_up.look_at(case, self.model.path)
 
     def _close_case(self, case: Case) -> None:
         if self._runner.running_case is case:
@@ -223,6 +228,7 @@ class DiffsegWidget(QWidget):
             self.parameters.forget_model()
         else:
             self._show_model(model)
+        self._warm_up.look_at(self._desk.current, self.model.path)
         self._show_idle()
 
     def _show_model(self, model: ModelReady) -> None:
