@@ -72,7 +72,7 @@ def test_the_typical_one_comes_first_with_its_volume(sampled: Desk) -> None:
     assert members.members == [one.member for one in ranked]
     text = members.item(0).data(Qt.ItemDataRole.AccessibleTextRole)
     volume_ml = member_mask(sampled, ranked[0].member).sum() / 1000
-    assert text.startswith(f"Member {ranked[0].member + 1}, typical")
+    assert text.startswith(f"Sample {ranked[0].member + 1}, typical")
     assert f"{volume_ml:.2f} mL" in text
 
 

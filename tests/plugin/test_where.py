@@ -214,7 +214,7 @@ def test_how_sure_is_told_as_a_number_and_in_words(reviewed: Desk) -> None:
     dice = compute_mean_pairwise_dice(masks)
     assert dice is not None
     assert 0.8 < dice < 0.9
-    assert readout.confidence.text() == f"<b>{dice:.2f}</b>: members mostly agree"
+    assert readout.confidence.text() == f"<b>{dice:.2f}</b>: samples mostly agree"
     weighted_ml = reviewed.layer("mean").data.sum() / 1000
     volumes_ml = masks.sum(axis=(1, 2, 3)) / 1000
     assert readout.more_volumes.text() == (

@@ -38,7 +38,7 @@ class EnsembleSection(Form):
         self.members = _slider(1, 1, 1)
         describe(
             self.members,
-            "Members used",
+            "Samples used",
             "Make mean, variance and mask from the first so many samples. Nothing is drawn anew; "
             "for more, raise Samples and press the button again.",
         )
@@ -79,7 +79,7 @@ class EnsembleSection(Form):
             "The map that lies over the images. Variance runs from 0 to 0.25, the most that a "
             "probability can have: high where the samples do not know.",
         )
-        self.add_row("Members used", Row(self.members, self.members_text, stretch=0))
+        self.add_row("Samples used", Row(self.members, self.members_text, stretch=0))
         self.add_row("Threshold", Row(self.threshold, self.threshold_text, stretch=0))
         self.add_row("Consensus", self.consensus)
         self.add_row("Mean of", self.kind)

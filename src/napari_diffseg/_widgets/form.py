@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from qtpy.QtCore import QObject
     from qtpy.QtGui import QResizeEvent
 
-WIDEST_LABEL = "Members used"
+WIDEST_LABEL = "Samples used"
 SPACING = 6
 
 STYLE = """

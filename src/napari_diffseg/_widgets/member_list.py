@@ -29,13 +29,13 @@ if TYPE_CHECKING:
     from napari_diffseg.core.overlaps import Standing
 
 PICTURE = 56
-CELL = 68  # as wide as a caption such as "#3 typical"
+CELL = 68  # as wide as a caption such as "smallest"
 N_ROWS = 2
 GAP = 3
 FRAME = 2
 
 _MEMBER = Qt.ItemDataRole.UserRole
-_TITLE, _VOLUME = (Qt.ItemDataRole.UserRole + i for i in (1, 2))
+_TITLE, _VOLUME, _NUMBER = (Qt.ItemDataRole.UserRole + i for i in (1, 2, 3))
 
 
 class MemberList(QListWidget):
@@ -85,9 +85,10 @@ class MemberList(QListWidget):
             item = self.item(row)
             volume = f"{format_ml(one.n_voxels * voxel_volume_ml)} mL"
             what = ", ".join(one.characters)
-            item.setData(_TITLE, f"#{one.member + 1} {what}".strip())
+            item.setData(_TITLE, what)
+            item.setData(_NUMBER, f"#{one.member + 1}")
             item.setData(_VOLUME, volume if one.is_comparable else f"{volume} …")
-            parts = [f"Member {one.member + 1}", what, volume]
+            parts = [f"Sample {one.member + 1}", what, volume]
             if one.mean_dice is not None:
                 parts.append(f"mean Dice with the others {one.mean_dice:.3f}")
             if not one.is_comparable:
@@ -171,7 +172,7 @@ class MemberList(QListWidget):
 
 
 class _PictureDelegate(QStyledItemDelegate):
-    """Paints the picture with number, volume and what the member stands out by below it."""
+    """Paints the picture with its number; below, what the member stands out by, and its volume."""
 
     def sizeHint(self, option: QStyleOptionViewItem, index: QModelIndex) -> QSize:  # noqa: N802, ARG002
         """Return the whole cell."""
@@ -185,6 +186,7 @@ class _PictureDelegate(QStyledItemDelegate):
         pixmap = index.data(Qt.ItemDataRole.DecorationRole)
         if pixmap is not None:
             painter.drawPixmap(picture, pixmap)
+            _paint_number(painter, picture, index.data(_NUMBER) or "")
         is_shown = index.data(_MEMBER) == self.parent().shown_member
         pointed = QStyle.StateFlag.State_MouseOver | QStyle.StateFlag.State_HasFocus
         if is_shown or option.state & pointed:
@@ -201,3 +203,12 @@ class _PictureDelegate(QStyledItemDelegate):
             painter.drawText(line, centre, text)
             line.translate(0, metrics.height())
         painter.restore()
+
+
+def _paint_number(painter: QPainter, picture: QRect, number: str) -> None:
+    """Paint a number into a corner, to be read on any picture."""
+    plate = painter.fontMetrics().boundingRect(number).adjusted(-2, 0, 2, 0)
+    plate.moveTopLeft(picture.topLeft())
+    painter.fillRect(plate, QColor(0, 0, 0, 160))
+    painter.setPen(QColor("white"))
+    painter.drawText(plate, Qt.AlignmentFlag.AlignCenter, number)

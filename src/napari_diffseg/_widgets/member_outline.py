@@ -36,7 +36,7 @@ class MemberOutline:
             self._run, self._labels = run, np.zeros(run.mask.shape, np.uint8)
         levels = run.ensemble.members_uint8()[member]
         np.greater_equal(levels, MASK_LEVEL, out=self._labels.view(bool))
-        name = f"Member {member + 1} · {run.case.name}"
+        name = f"Sample {member + 1} · {run.case.name}"
         colours = (MEMBER_COLOUR,)
         self._stage.layers.draw(run, "member", self._labels, name, colours, contour=1)
 

@@ -27,20 +27,20 @@ class ReadoutSection(Form):
         describe(
             self.volume,
             "Volume",
-            "Volume of the mask in millilitres. In brackets: the smallest and the largest member "
-            "(from 39 members on, 2.5 to 97.5 % of them).",
+            "Volume of the mask in millilitres. In brackets: the smallest and the largest sample "
+            "(from 39 samples on, 2.5 to 97.5 % of them).",
         )
         self.more_volumes, self.confidence = QLabel(), QLabel(DASH)
         describe(
             self.more_volumes,
             "Other volumes",
-            "The median of the members' own volumes, and the sum of the mean probability: what the "
+            "The median of the samples' own volumes, and the sum of the mean probability: what the "
             "volume is on average, without any threshold.",
         )
         describe(
             self.confidence,
             "Confidence",
-            "Mean Dice over all pairs of members in view: 1 if all of them are the same. It says "
+            "Mean Dice over all pairs of samples in view: 1 if all of them are the same. It says "
             "how sure the model is, not that it is right. Below 0.9 look at the slices listed "
             "under “Look here first”; below 0.8 do not rely on the volume without looking. Dice "
             "is lower for small tumours by nature.",
@@ -116,10 +116,10 @@ class ReadoutSection(Form):
 
 def _say_confidence(confidence: float) -> str:
     if confidence >= SURE:
-        return "members agree well"
+        return "samples agree well"
     if confidence >= UNSURE:
-        return "members mostly agree"
-    return "members disagree much" if confidence >= VERY_UNSURE else "members hardly agree"
+        return "samples mostly agree"
+    return "samples disagree much" if confidence >= VERY_UNSURE else "samples hardly agree"
 
 
 def _named(name: str, value: str | None) -> str:
