@@ -223,7 +223,9 @@ def _steady_view(viewer: ViewerModel) -> Iterator[None]:
     camera = viewer.scene.camera
     kept = {name: getattr(camera, name) for name in ("center", "zoom", "angles")}
     yield
-    camera.update(kept)
+    for name, value in kept.items():
+        if getattr(camera, name) != value:  # to set angles makes napari import a large library
+            setattr(camera, name, value)
 
 
 def _details(run: Run) -> dict[str, object]:
