@@ -76,7 +76,7 @@ class Task(QObject):
     def __init__(self, function: Callable[..., object], *args: object) -> None:
         super().__init__()
         self._is_released = False
-        self._worker = FunctionWorker(_catch, function, args)
+        self._worker = FunctionWorker(_catch, _Call(function, args))
         self._worker.returned.connect(self._relay)
 
     def start(self) -> None:
@@ -113,11 +113,25 @@ def _iter_safely(stream: Stream, token: CancelToken) -> Iterator[object]:
         pool.reserveThread()
 
 
-def _catch(
-    function: Callable[..., object], args: tuple[object, ...]
-) -> tuple[object, Exception | None]:
+class _Call:
+    """A function and its arguments, for one call.
+
+    While workers run side by side, superqt may leave one of them behind as what shows Python's
+    warnings (`catch_warnings` is not made for threads): it must not keep a case alive.
+    """
+
+    def __init__(self, function: Callable[..., object], args: tuple[object, ...]) -> None:
+        self._content: tuple[Callable[..., object], tuple[object, ...]] | None = function, args
+
+    def __call__(self) -> object:
+        assert self._content is not None
+        (function, args), self._content = self._content, None
+        return function(*args)
+
+
+def _catch(call: _Call) -> tuple[object, Exception | None]:
     try:
-        return function(*args), None
+        return call(), None
     except Exception as error:
         if not isinstance(error, DiffsegError):  # those are told to the user by whoever asked
             _logger.exception("a task stopped with an error")
