@@ -416,7 +416,10 @@ def test_interrupt_leaves_no_partial_files(
     out = tmp_path / "out"
     command = [sys.executable, "-m", "napari_diffseg", "segment", case, "--out", out]
     options = ["--checkpoint", checkpoint, "--samples", "2000", "--device", "cpu"]
+    # A shell starts what runs in the background with Ctrl-C ignored, and so would this child be.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True) as process:
+        signal.signal(signal.SIGINT, before)
         assert process.stderr is not None
         line = process.stderr.readline()
         assert "x 2000 samples" in line

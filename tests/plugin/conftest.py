@@ -140,8 +140,9 @@ class Desk:
         self.wait_until_ready()
 
     def wait_until_ready(self) -> None:
-        """Wait until a run can be started."""
+        """Wait until a run can be started, and all of the last one is on screen."""
         self.wait(lambda: self.widget.run.state == "ready")
+        self.wait(lambda: not self.widget.stage.layers.is_busy)
 
     def wait(self, condition: Callable[[], bool]) -> None:
         """Wait for something; the limit is generous, for busy machines."""

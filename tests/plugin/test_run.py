@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from qtpy.QtCore import QTimer
 
 from napari_diffseg.core.events import (
     Cancelled,
@@ -66,6 +67,50 @@ def test_every_sample_is_shown_at_once_and_the_visible_slice_comes_first(
     distances = [abs(z - 4) for z in order]
     assert distances == sorted(distances)
     assert desk.layer("mean").data.any(axis=(1, 2)).sum() == 8  # the slices with brain
+
+
+def test_the_window_lives_while_the_layers_of_a_first_result_come(
+    desk: Desk, case_folder: Path
+) -> None:
+    desk.open(case_folder)
+    n_turns = 0
+    came: dict[str, int] = {}
+
+    def count() -> None:
+        nonlocal n_turns
+        n_turns += 1
+
+    def note(event: Any) -> None:
+        came[event.value.metadata["diffseg"]["role"]] = n_turns
+
+    timer = QTimer()
+    timer.timeout.connect(count)
+    timer.start(0)
+    desk.viewer.layers.events.inserted.connect(note)
+    desk.segment()
+    timer.stop()
+    desk.viewer.layers.events.inserted.disconnect(note)
+    assert list(came) == ["mask", "samples", "variance", "mean"]
+    assert len(set(came.values())) == 4
+    assert desk.roles == [*["image"] * 4, "samples", "variance", "mean", "truth", "mask"]
+    assert [desk.layer(role).visible for role in ("samples", "variance", "mean")] == [0, 0, 1]
+
+
+def test_layers_that_are_still_to_come_do_not_come_after_their_case(
+    desk: Desk, case_folder: Path
+) -> None:
+    desk.open(case_folder)
+    desk.viewer.layers.events.inserted.connect(
+        lambda event: (
+            QTimer.singleShot(0, desk.viewer.layers.clear)
+            if event.value.metadata["diffseg"]["role"] == "mask"
+            else None
+        )
+    )
+    desk.click(desk.widget.run.button)
+    desk.wait(lambda: desk.widget.run.state == "no case")
+    desk.wait(lambda: not desk.widget.stage.layers.is_busy)
+    assert not desk.viewer.layers
 
 
 def test_segment_turns_into_cancel_which_acts_within_one_step(

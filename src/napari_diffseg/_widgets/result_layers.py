@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 from napari_diffseg._layers import (
+    LayerData,
     Role,
     draw_outline,
     find_layers,
@@ -15,12 +17,14 @@ from napari_diffseg._layers import (
     make_drawing_layer,
     make_result_layers,
 )
+from napari_diffseg._widgets.turns import Turns
 
 if TYPE_CHECKING:
     import numpy as np
     from napari.components import ViewerModel
     from napari.layers import Layer
     from numpy.typing import NDArray
+    from qtpy.QtCore import QObject
 
     from napari_diffseg._widgets.ensemble_section import Overlay
     from napari_diffseg._widgets.run import Run
@@ -29,29 +33,54 @@ if TYPE_CHECKING:
 class ResultLayers:
     """Shows the arrays of runs. A layer that the user has deleted is left alone."""
 
-    def __init__(self, viewer: ViewerModel) -> None:
+    def __init__(self, viewer: ViewerModel, parent: QObject) -> None:
         self._viewer = viewer
+        self._overlay: Overlay = "mean"
+        self._turns = Turns(parent)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether layers are still to come."""
+        return self._turns.is_waiting
+
+    def release(self) -> None:
+        """Add nothing any more."""
+        self._turns.clear()
 
     def of_run(self, run: Run) -> dict[Role, Layer]:
         """Return the layers that are left of a run."""
         tags = ((layer, get_tag(layer)) for layer in find_layers(self._viewer.layers))
         return {tag["role"]: layer for layer, tag in tags if tag and tag.get("run") == run.id}
 
-    def show(self, run: Run, overlay: Overlay, *, keep_others: bool = False) -> None:
+    def show(
+        self, run: Run, overlay: Overlay, *, keep_others: bool = False, at_once: bool = False
+    ) -> None:
         """Show a run instead of what was there of the case's earlier runs.
 
         Their layers, also those that a closed widget has left, are taken over with the colours that
         the user has given them; or they are kept, hidden and renamed. Which layer is active does
         not change, nor does the view.
+
+        The mask is there at once. What else is new follows, one layer in each turn of the event
+        loop (unless `at_once`): all in one would let the window stand still for half a second.
         """
+        self._turns.clear()
         others = self._others(run)
         with _steady_view(self._viewer):
             if keep_others:
                 for layer in others:
                     _put_aside(layer)
                 others = []
-            if self._fill(run, others):
-                self.set_overlay(run, overlay)
+            missing = self._take_over(run, others)
+        if missing:
+            self.set_overlay(run, overlay)
+        mask_first = sorted(missing, key=lambda role: role != "mask")
+        steps = [partial(self._add, run, role, missing[role]) for role in mask_first]
+        maps = [role for role in mask_first if role in ("mean", "variance")]
+        steps += [partial(self._show_legend, run, role) for role in maps]
+        self._turns.begin(steps)
+        if at_once:
+            self._turns.finish()
 
     def _others(self, run: Run) -> list[Layer]:
         """Return the results of other runs of the case, without those that are to be kept."""
@@ -65,12 +94,12 @@ class ResultLayers:
             and not tag.get("is_kept")
         ]
 
-    def _fill(self, run: Run, others: list[Layer]) -> bool:
-        """Give a run the layers that it lacks: those of others, or new ones (then return True)."""
+    def _take_over(self, run: Run, others: list[Layer]) -> dict[Role, LayerData]:
+        """Give a run the layers of others; return those that it still lacks, lowest first."""
         layers = self._viewer.layers
         active = set(layers.selection)
         there = self.of_run(run)
-        has_new = False
+        missing: dict[Role, LayerData] = {}
         data = make_result_layers(
             run.case,
             run.id,
@@ -87,8 +116,7 @@ class ResultLayers:
                 continue
             heir = next((layer for layer in others if _role_of(layer) == role), None)
             if heir is None:
-                self._add(run, role, array, parameters, kind)
-                has_new = True
+                missing[role] = array, parameters, kind
             else:
                 others.remove(heir)
                 heir.metadata = {**heir.metadata, **parameters["metadata"]}
@@ -96,28 +124,38 @@ class ResultLayers:
         for layer in others:
             layers.remove(layer)
         layers.selection = active & set(layers)
-        return has_new
+        return missing
 
-    def _add(
-        self, run: Run, role: Role, array: object, parameters: dict[str, object], kind: str
-    ) -> None:
+    def _add(self, run: Run, role: Role, data: LayerData) -> None:
         """Add a layer: the mask on top, maps below the outline of the truth."""
         from napari.layers import Layer as AnyLayer
 
         layers = self._viewer.layers
-        layer = AnyLayer.create(array, parameters, kind)
-        truth = find_layers(layers, role="truth", case=run.case)
-        if role == "mask" or not truth:
-            layers.append(layer)
-        else:
-            layers.insert(layers.index(truth[0]), layer)
-        if kind == "labels":
-            draw_outline(layer)
-        elif role != "samples":
+        if not find_layers(layers, role="image", case=run.case):
+            return  # the case was closed meanwhile
+        active = set(layers.selection)
+        layer = AnyLayer.create(*data)
+        if role in ("mean", "variance"):
+            layer.visible = role == self._overlay
+        above = [*find_layers(layers, role="truth", case=run.case), *self.of_run(run).values()]
+        above = [each for each in above if _role_of(each) in ("truth", "mask")]
+        with _steady_view(self._viewer):
+            if role == "mask" or not above:
+                layers.append(layer)
+            else:
+                layers.insert(min(map(layers.index, above)), layer)
+            if data[2] == "labels":
+                draw_outline(layer)
+        layers.selection = active
+
+    def _show_legend(self, run: Run, role: Role) -> None:
+        layer = self.of_run(run).get(role)
+        if layer is not None:
             layer.colorbar.visible = True
 
     def set_overlay(self, run: Run, overlay: Overlay) -> None:
         """Show one of the maps."""
+        self._overlay = overlay
         there = self.of_run(run)
         for role in ("mean", "variance"):
             if role in there:

@@ -1,0 +1,45 @@
+"""Work in the GUI's thread that is cut into pieces, so that the window lives in between."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from qtpy.QtCore import QObject, QTimer
+
+
+class Turns(QObject):
+    """Calls functions one after the other, each in a turn of the event loop of its own."""
+
+    def __init__(self, parent: QObject) -> None:
+        super().__init__(parent)
+        self._waiting: deque[Callable[[], object]] = deque()
+        self._timer = QTimer(self)
+        self._timer.setSingleShot(True)
+        self._timer.timeout.connect(self._call_next)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a function has not been called yet."""
+        return bool(self._waiting)
+
+    def begin(self, functions: Iterable[Callable[[], object]]) -> None:
+        """Call the first one now, and the others later; what was waiting is forgotten."""
+        self._waiting = deque(functions)
+        self._call_next()
+
+    def finish(self) -> None:
+        """Call all that are left now."""
+        while self._waiting:
+            self._waiting.popleft()()
+
+    def clear(self) -> None:
+        """Forget what is left."""
+        self._waiting.clear()
+        self._timer.stop()
+
+    def _call_next(self) -> None:
+        if self._waiting:
+            self._waiting.popleft()()
+        if self._waiting:
+            self._timer.start(0)
