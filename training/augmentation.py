@@ -12,6 +12,9 @@ from training.config import AugmentationConfig
 from training.shares import BatchRandom
 
 N_MODALITIES = 4
+MAX_MARGIN = 8
+"""Most voxels around a tumour that are pasted with it."""
+_COARSEST = 0.5
 
 
 def augment(
@@ -25,6 +28,34 @@ def augment(
     images = _change_context(images, config, random)
     images, masks = _warp(images, masks, config, random)
     return _change_intensities(images, config, random), masks
+
+
+def paste_tumours(
+    images: Tensor,
+    masks: Tensor,
+    donor_images: Tensor,
+    donor_masks: Tensor,
+    probability: float,
+    random: BatchRandom,
+) -> tuple[Tensor, Tensor]:
+    """Return copies in which some slices have the tumour of their donor, where both have brain.
+
+    What is pasted is the donor's tumour with a margin of 0 to 8 voxels, from all modalities and
+    neighbouring slices; what it covers of the slice's own tumour is gone. Images are (B, C, Y, X),
+    masks (B, 1, Y, X). After CarveMix (Zhang et al. 2021, 2108.06883), with a margin that is a
+    number of voxels rather than a share of the tumour's radius.
+    """
+    chosen = random.uniform(len(images)) < probability
+    margins = (random.uniform(len(images)) * (MAX_MARGIN + 1)).long()
+    images, masks = images.clone(), masks.clone()
+    for i in torch.nonzero(chosen & donor_masks.flatten(1).any(1)).flatten().tolist():
+        width = 2 * int(margins[i]) + 1
+        region = F.max_pool2d(donor_masks[i], width, stride=1, padding=width // 2) > 0
+        for brain in (images[i], donor_images[i]):
+            region &= (brain[:N_MODALITIES] > 0).any(0)
+        images[i] = torch.where(region, donor_images[i], images[i])
+        masks[i] = torch.where(region, donor_masks[i], masks[i])
+    return images, masks
 
 
 def _uniform(shape: tuple[int, ...], limit: float, random: BatchRandom) -> Tensor:
@@ -113,6 +144,10 @@ def _change_intensities(images: Tensor, config: AugmentationConfig, random: Batc
         kernel = torch.tensor([1.0, 2.0, 1.0]) / 4.0
         weights = torch.outer(kernel, kernel).expand(channels, 1, 3, 3)
         out[blurred] = F.conv2d(out[blurred], weights, padding=1, groups=channels)
+    coarse = random.uniform(n) < config.low_resolution
+    factors = 1.0 - random.uniform(n) * (1.0 - _COARSEST)
+    for i in torch.nonzero(coarse).flatten().tolist():
+        out[i] = _lower_resolution(out[i], float(factors[i]))
     std = random.uniform(n, N_MODALITIES, 1, 1) * config.noise
     noise = std * random.normal(n, N_MODALITIES, height, width)
     for number, neighbour in enumerate(out.view(slices.shape).unbind(1)):
@@ -122,3 +157,11 @@ def _change_intensities(images: Tensor, config: AugmentationConfig, random: Batc
     dropped = random.uniform(n, N_MODALITIES) < config.modality_dropout
     dropped[dropped.all(1)] = False
     return out.mul_(~of_all_slices(dropped[:, :, None, None]))
+
+
+def _lower_resolution(image: Tensor, factor: float) -> Tensor:
+    """Return (C, Y, X) as if it had ``factor`` times as many voxels in each direction."""
+    size = image.shape[-2:]
+    fewer = [max(1, round(length * factor)) for length in size]
+    coarse = F.interpolate(image[None], fewer, mode="bilinear", antialias=True)
+    return F.interpolate(coarse, size, mode="bilinear")[0]

@@ -51,9 +51,9 @@ class AugmentationConfig:
 
     flip: float = 0.5
     """Probability of a left-right flip."""
-    rotation_deg: float = 20.0
+    rotation_deg: float = 30.0
     """Largest rotation."""
-    log_scale: float = 0.2
+    log_scale: float = 0.25
     """Largest scaling, as a natural logarithm."""
     shear: float = 0.1
     """Largest shear."""
@@ -73,6 +73,11 @@ class AugmentationConfig:
     """Largest standard deviation of the noise."""
     blur: float = 0.15
     """Probability that a slice is smoothed."""
+    low_resolution: float = 0.15
+    """Probability that a slice is as coarse as if its voxels were up to twice as large."""
+    paste_tumour: float = 0.25
+    """Probability that another slice's tumour, with what is around it, is put into a slice
+    (CarveMix, Zhang et al. 2021, 2108.06883)."""
     modality_dropout: float = 0.05
     """Probability that a modality is missing (all 0); one of them is always kept."""
     context_swap: float = 0.4
@@ -82,7 +87,8 @@ class AugmentationConfig:
     volume and for a case of one slice."""
 
     def __post_init__(self) -> None:
-        for name in ("flip", "blur", "modality_dropout", "context_swap", "context_dropout"):
+        probabilities = ("flip", "blur", "low_resolution", "paste_tumour", "modality_dropout")
+        for name in (*probabilities, "context_swap", "context_dropout"):
             _check_range(f"augmentation.{name}", getattr(self, name), 0.0, 1.0)
         if self.context_swap + self.context_dropout > 1.0:
             raise ParameterError("augmentation.context_swap and context_dropout are more than 1.")
@@ -127,6 +133,9 @@ class OptimiserConfig:
     forgotten; the published code has it constant."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """``constant``: no cosine, as the paper trains."""
+    train_prior_encoder: bool = True
+    """Whether the prior encoder is trained as well, or is kept as the run got it by ``--init``
+    and only the denoiser learns."""
 
     def __post_init__(self) -> None:
         _check_range("optimiser.learning_rate", self.learning_rate, 0.0)
@@ -220,6 +229,12 @@ class TrainingConfig:
             raise ParameterError(
                 f"preprocessing.context_slices give the network {n_given} channels of the image "
                 f"prior, but it takes {n_taken}."
+            )
+        if not self.optimiser.train_prior_encoder and (
+            self.baseline is not None or self.model.prior_encoder is None
+        ):
+            raise ParameterError(
+                "optimiser.train_prior_encoder = false is for models with a [model.prior_encoder]."
             )
         if self.baseline is None and (
             self.run.validation_steps > self.diffusion.num_train_timesteps

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from napari_diffseg.core.errors import CaseError
 from napari_diffseg.core.preprocessing import find_context
-from training.augmentation import augment
+from training.augmentation import augment, paste_tumours
 from training.config import AugmentationConfig, DataConfig
 from training.shares import BatchRandom
 
@@ -225,8 +225,18 @@ def load_batch(
     augmentation: AugmentationConfig | None,
     random: BatchRandom,
 ) -> tuple[Tensor, Tensor]:
-    """Return the share's images and masks of one step, augmented."""
-    images, masks = cache.load(random.share.of(plan.indices(step), random.groups))
+    """Return the share's images and masks of one step, augmented.
+
+    The donor of a pasted tumour is the slice half a batch further on.
+    """
+    indices = plan.indices(step)
+    images, masks = cache.load(random.share.of(indices, random.groups))
     if augmentation is not None:
+        if augmentation.paste_tumour > 0:
+            donors = random.share.of(np.roll(indices, -(len(indices) // 2)), random.groups)
+            probability = augmentation.paste_tumour
+            images, masks = paste_tumours(
+                images, masks, *cache.load(donors), probability, random
+            )
         images, masks = augment(images, masks, augmentation, random)
     return images, masks

@@ -45,9 +45,8 @@ def test_image_and_mask_move_together(batch: tuple[Tensor, Tensor]) -> None:
 
 
 def intensities_off() -> dict[str, float]:
-    return dict.fromkeys(
-        ("log_gamma", "gain", "offset", "bias", "noise", "blur", "modality_dropout"), 0.0
-    )
+    names = ("log_gamma", "gain", "offset", "bias", "noise", "blur", "low_resolution")
+    return dict.fromkeys((*names, "modality_dropout"), 0.0)
 
 
 def test_background_stays_zero_and_intensities_in_range(batch: tuple[Tensor, Tensor]) -> None:
@@ -127,7 +126,7 @@ def test_neighbours_are_swapped_or_replaced(
 
 def test_neighbours_are_changed_like_the_slice(batch: tuple[Tensor, Tensor]) -> None:
     config = AugmentationConfig(**{**vars(AugmentationConfig()), "noise": 0.0, "blur": 0.0,
-        "context_swap": 0.0, "context_dropout": 0.0, "modality_dropout": 0.5})  # fmt: skip
+        "low_resolution": 0.0, "context_swap": 0.0, "context_dropout": 0.0, "modality_dropout": 0.5})  # fmt: skip
     images, _ = augment(batch[0].repeat(1, 3, 1, 1), batch[1], config, numbers())
     assert torch.equal(images[:, :4], images[:, 4:8])
     assert torch.equal(images[:, :4], images[:, 8:])
