@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -55,7 +55,7 @@ class ExponentialMovingAverage:
             network.load_state_dict(own)
             network.train(was_training)
 
-    def load(self, weights: dict[str, Tensor]) -> None:
+    def load(self, weights: Mapping[str, Tensor]) -> None:
         """Continue from saved averages."""
         for name, average in self.weights.items():
             average.copy_(weights[name])

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from napari_diffseg.core.checkpoint import LoadedModel
+from napari_diffseg.core.model import DiffusionModel
 from napari_diffseg.core.unet import UNet
 from training.config import OptimiserConfig, RunConfig, TrainingConfig, config_values
 from training.data import BatchPlan, SliceCache, load_batch
@@ -27,6 +27,7 @@ from training.objectives import TrainingLoss, make_objective
 from training.processes import ONE_PROCESS, Processes
 from training.shares import BatchRandom
 from training.state import STATE_NAME, load_state, save_state
+from training.warm_start import InitialWeights
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -94,6 +95,11 @@ class Trainer:
             if isinstance(module, UNet):
                 module.recompute = config.run.recompute_activations
         self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._frozen: nn.Module | None = None
+        if isinstance(self.network, DiffusionModel) and not config.optimiser.train_prior_encoder:
+            self._frozen = self.network.prior_encoder
+        if self._frozen is not None:
+            self._frozen.requires_grad_(False)
         self._loss = processes.connect(TrainingLoss(self.network, objective))
         self.ema = ExponentialMovingAverage(
             self.network, config.optimiser.ema_decay, warmup=config.optimiser.ema_warmup
@@ -122,22 +128,18 @@ class Trainer:
             return False
         record = load_state(path, self.network, self.ema, self._optimiser)
         self.step, self.seconds = int(record["step"]), float(record["seconds"])
-        if "init" in record["provenance"]:
-            self._provenance["init"] = record["provenance"]["init"]
+        for origin in {"init", "init_encoder"} & set(record["provenance"]):
+            self._provenance[origin] = record["provenance"][origin]
         self.resumed_processes = int(record.get("processes", 1))
         if "loss_scale" in record:
             self._scaler.load_state_dict(record["loss_scale"])
         return True
 
-    def start_from(self, model: LoadedModel) -> None:
+    def start_from(self, initial: InitialWeights) -> None:
         """Begin with the weights of a model, as their average too; its record is kept."""
-        self.network.load_state_dict(model.network.state_dict())
-        self.ema.load(model.network.state_dict())
-        self._provenance["init"] = {
-            "name": model.card.name,
-            "sha256": model.sha256,
-            "provenance": dict(model.provenance),
-        }
+        self.network.load_state_dict(initial.weights)
+        self.ema.load(initial.weights)
+        self._provenance |= initial.origins
 
     def save(self) -> Path:
         """Write the folder's state: the main process does, for all."""
@@ -172,6 +174,8 @@ class Trainer:
         for group in self._optimiser.param_groups:
             group["lr"] = rate
         self.network.train()
+        if self._frozen is not None:
+            self._frozen.eval()
         self._optimiser.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
         for part, (image, mask) in enumerate(

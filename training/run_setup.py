@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from napari_diffseg.core.checkpoint import LoadedModel
 from napari_diffseg.core.errors import CaseError, ParameterError
 from training.cache_index import check_index
 from training.config import TrainingConfig, config_values, find_config, load_config
@@ -18,7 +17,7 @@ from training.loop import Trainer, resolve_precision
 from training.processes import Processes
 from training.run_folder import check_resumable, collect_provenance
 from training.validate import Validator
-from training.warm_start import load_initial_model
+from training.warm_start import InitialWeights, load_initial_weights
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,8 @@ class Setup:
     provenance: dict[str, Any]
     resumed_step: int | None
     """Where the folder's run goes on; None: it begins."""
-    init: LoadedModel | None = None
-    """The model whose weights a run that begins starts from."""
+    init: InitialWeights | None = None
+    """The weights that a run that begins starts from."""
 
     @property
     def precision(self) -> str:
@@ -85,8 +84,10 @@ def _read_and_check(
         allow_changes=options.allow_changes,
     )
     init = None
+    if options.init is None and options.init_encoder is not None:
+        raise ParameterError("--init-encoder needs --init: the model whose encoder is replaced.")
     if options.init is not None and resumed_step is None:
-        init = load_initial_model(options.init, config)
+        init = load_initial_weights(options.init, config, options.init_encoder)
     validator = None
     if split.validation and config.run.validate_every:
         validator = Validator(

@@ -123,7 +123,7 @@ def _announce(trainer: Trainer, setup: Setup, log: RunLog | SilentLog) -> None:
     if trainer.step:
         log.say(f"Going on at step {trainer.step}.")
     elif setup.init is not None:
-        log.say(f"Starting from the weights of {setup.init.path}.")
+        log.say(f"Starting from the weights of {' and '.join(map(str, setup.init.paths))}.")
     count, before = setup.processes.count, trainer.resumed_processes
     if count > 1:
         share = setup.config.run.batch_size // count

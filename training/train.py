@@ -104,6 +104,12 @@ def make_parser() -> argparse.ArgumentParser:
         help="model file of the same network, whose weights a new run starts from (fine-tuning)",
     )
     parser.add_argument(
+        "--init-encoder",
+        type=Path,
+        metavar="UNET",
+        help="with --init: file of a trained U-Net, which takes the prior encoder's place",
+    )
+    parser.add_argument(
         "--allow-changes", action="store_true", help="go on with other settings than before"
     )
     parser.add_argument(

@@ -12,7 +12,7 @@ from napari_diffseg.core.model import DiffusionModel, ModelConfig
 from napari_diffseg.core.unet import UNetConfig
 from tests.models import tiny_model
 from training.config import TrainingConfig
-from training.warm_start import load_initial_model, widen_context
+from training.warm_start import load_initial_weights, widen_context
 
 
 def concatenating_model(context_slices: tuple[int, ...]) -> LoadedModel:
@@ -65,11 +65,11 @@ def test_run_starts_from_a_model_that_sees_fewer_neighbours(tmp_path) -> None:
         diffusion=wider.network.diffusion,
         preprocessing=wider.preprocessing,
     )
-    loaded = load_initial_model(path, config)
-    assert loaded.sha256
+    loaded = load_initial_weights(path, config)
+    assert loaded.origins["init"]["sha256"]
     for name, value in wider.network.state_dict().items():
-        torch.testing.assert_close(loaded.network.state_dict()[name], value, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(loaded.weights[name], value, atol=1e-3, rtol=1e-3)
     fewer = replace(config.preprocessing, context_slices=(-5, 5))
     narrow = tiny_model(context_slices=(-5, 5)).network.config
     with pytest.raises(ParameterError, match="context_slices"):
-        load_initial_model(path, replace(config, preprocessing=fewer, model=narrow))
+        load_initial_weights(path, replace(config, preprocessing=fewer, model=narrow))

@@ -226,16 +226,28 @@ class BaselineSegmenter:
 
 def describe_effort(network: torch.nn.Module, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Return parameters, hours and images seen, with those of the model that a run began from."""
-    seconds, images = 0.0, 0
-    record: Mapping[str, Any] | None = provenance
-    known = False
-    while record:
-        known = known or "images_seen" in record
-        seconds += float(record.get("training_s", 0))
-        images += int(record.get("images_seen", 0))
-        record = (record.get("init") or {}).get("provenance")
+    records = _find_records(provenance)
+    seconds = sum(float(record.get("training_s", 0)) for record in records)
+    images = sum(int(record.get("images_seen", 0)) for record in records)
+    known = any("images_seen" in record for record in records)
     return {
         "parameters": sum(p.numel() for p in network.parameters()),
         "training_hours": f"{seconds / 3600:.2f}" if known else "",
         "images_seen": images if known else "",
     }
+
+
+def _find_records(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the records of a model and of all that it began from, each once."""
+    found: dict[str, Mapping[str, Any]] = {"": provenance}
+
+    def visit(record: Mapping[str, Any]) -> None:
+        for name in ("init", "init_encoder"):
+            origin = record.get(name) or {}
+            parent, key = origin.get("provenance"), origin.get("sha256", str(len(found)))
+            if parent and key not in found:
+                found[key] = parent
+                visit(parent)
+
+    visit(provenance)
+    return list(found.values())
