@@ -114,6 +114,14 @@ def test_maps_have_a_colour_bar_and_masks_are_outlines(reviewed: Desk) -> None:
     assert reviewed.layer("mask").contour == reviewed.layer("truth").contour == 1
 
 
+def test_a_colour_bar_that_was_hidden_stays_hidden(reviewed: Desk) -> None:
+    reviewed.layer("mean").colorbar.visible = False
+    reviewed.widget.parameters.seed.setValue(1)
+    reviewed.segment()
+    assert not reviewed.layer("mean").colorbar.visible
+    assert reviewed.layer("variance").colorbar.visible
+
+
 def test_volume_with_the_interval_over_members(reviewed: Desk) -> None:
     samples = reviewed.layer("samples").data
     voxels = (samples >= 128).sum(axis=(1, 2, 3)) / 1000  # 1 mm voxels

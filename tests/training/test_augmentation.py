@@ -126,7 +126,8 @@ def test_neighbours_are_swapped_or_replaced(
 
 def test_neighbours_are_changed_like_the_slice(batch: tuple[Tensor, Tensor]) -> None:
     config = AugmentationConfig(**{**vars(AugmentationConfig()), "noise": 0.0, "blur": 0.0,
-        "low_resolution": 0.0, "context_swap": 0.0, "context_dropout": 0.0, "modality_dropout": 0.5})  # fmt: skip
+        "low_resolution": 0.0, "context_swap": 0.0, "context_dropout": 0.0,
+        "modality_dropout": 0.5})  # fmt: skip
     images, _ = augment(batch[0].repeat(1, 3, 1, 1), batch[1], config, numbers())
     assert torch.equal(images[:, :4], images[:, 4:8])
     assert torch.equal(images[:, :4], images[:, 8:])

@@ -212,6 +212,7 @@ class DiffsegWidget(QWidget):
         self._desk.choose(run.case)
         self.ensemble.show_view(run.view)
         self._layers.show(run, self.ensemble.chosen_overlay(), at_once=True)
+        self._layers.show_legends(at_once=True)
         asked = np.flatnonzero(run.asked)
         ends = sorted(run.case.geometry.to_source_slice(int(z)) for z in asked[[0, -1]])
         self.parameters.show_slices(ends[0], ends[1], whole_volume=bool(run.asked.all()))
@@ -364,6 +365,7 @@ class DiffsegWidget(QWidget):
     def _end(self, run: Run, event: RunEvent) -> None:
         if self._review.run is run:
             self._review.end()
+        self._layers.show_legends()
         self.run.set_progress(float(isinstance(event, Finished)))
         self._show_idle()
         if isinstance(event, Failed):

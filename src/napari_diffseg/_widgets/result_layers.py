@@ -37,6 +37,7 @@ class ResultLayers:
         self._viewer = viewer
         self._overlay: Overlay = "mean"
         self._turns = Turns(parent)
+        self._without_legend: list[Layer] = []
 
     @property
     def is_busy(self) -> bool:
@@ -46,6 +47,7 @@ class ResultLayers:
     def release(self) -> None:
         """Add nothing any more."""
         self._turns.clear()
+        self._without_legend.clear()
 
     def of_run(self, run: Run) -> dict[Role, Layer]:
         """Return the layers that are left of a run."""
@@ -61,8 +63,9 @@ class ResultLayers:
         the user has given them; or they are kept, hidden and renamed. Which layer is active does
         not change, nor does the view.
 
-        The mask is there at once. What else is new follows, one layer in each turn of the event
-        loop (unless `at_once`): all in one would let the window stand still for half a second.
+        What is new comes one layer in each turn of the event loop, the mask first (unless
+        `at_once`): all in one would let the window stand still for half a second. Legends come
+        with `show_legends`.
         """
         self._turns.clear()
         others = self._others(run)
@@ -75,10 +78,7 @@ class ResultLayers:
         if missing:
             self.set_overlay(run, overlay)
         mask_first = sorted(missing, key=lambda role: role != "mask")
-        steps = [partial(self._add, run, role, missing[role]) for role in mask_first]
-        maps = [role for role in mask_first if role in ("mean", "variance")]
-        steps += [partial(self._show_legend, run, role) for role in maps]
-        self._turns.begin(steps)
+        self._turns.add(partial(self._add, run, role, missing[role]) for role in mask_first)
         if at_once:
             self._turns.finish()
 
@@ -137,6 +137,7 @@ class ResultLayers:
         layer = AnyLayer.create(*data)
         if role in ("mean", "variance"):
             layer.visible = role == self._overlay
+            self._without_legend.append(layer)
         above = [*find_layers(layers, role="truth", case=run.case), *self.of_run(run).values()]
         above = [each for each in above if _role_of(each) in ("truth", "mask")]
         with _steady_view(self._viewer):
@@ -148,10 +149,21 @@ class ResultLayers:
                 draw_outline(layer)
         layers.selection = active
 
-    def _show_legend(self, run: Run, role: Role) -> None:
-        layer = self.of_run(run).get(role)
-        if layer is not None:
-            layer.colorbar.visible = True
+    def show_legends(self, *, at_once: bool = False) -> None:
+        """Show the colour bars of the maps that were added since the last time.
+
+        To be called when sampling is over: the first colour bar of a window takes as long to draw
+        as two layers.
+        """
+        self._turns.add([self._show_next_legend])
+        if at_once:
+            self._turns.finish()
+
+    def _show_next_legend(self) -> None:
+        if self._without_legend:
+            self._without_legend.pop(0).colorbar.visible = True
+        if self._without_legend:
+            self._turns.add([self._show_next_legend])
 
     def set_overlay(self, run: Run, overlay: Overlay) -> None:
         """Show one of the maps."""

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 
 from qtpy.QtCore import QObject, QTimer
 
+PAUSE_MS = 1  # with 0 Qt calls the next one before it draws or looks at the mouse
+
 
 class Turns(QObject):
     """Calls functions one after the other, each in a turn of the event loop of its own."""
@@ -23,10 +25,11 @@ class Turns(QObject):
         """Whether a function has not been called yet."""
         return bool(self._waiting)
 
-    def begin(self, functions: Iterable[Callable[[], object]]) -> None:
-        """Call the first one now, and the others later; what was waiting is forgotten."""
-        self._waiting = deque(functions)
-        self._call_next()
+    def add(self, functions: Iterable[Callable[[], object]]) -> None:
+        """Call these, after those that are waiting, and none of them now."""
+        self._waiting.extend(functions)
+        if self._waiting:
+            self._timer.start(PAUSE_MS)
 
     def finish(self) -> None:
         """Call all that are left now."""
@@ -42,4 +45,4 @@ class Turns(QObject):
         if self._waiting:
             self._waiting.popleft()()
         if self._waiting:
-            self._timer.start(0)
+            self._timer.start(PAUSE_MS)
