@@ -18,6 +18,7 @@ from napari_diffseg.core.events import (
     Started,
     StepDone,
 )
+from napari_diffseg.core.progress import Progress
 from tests.core.case_files import write_nifti
 from tests.models import tiny_model
 from tests.plugin.conftest import TUMOUR_Z, Desk, SlowMotion, load_tiny
@@ -202,6 +203,25 @@ def test_other_slices_are_added_to_the_same_run(desk: Desk, case_folder: Path) -
     desk.segment()
     sampled = desk.layer("mean").data.any(axis=(1, 2))
     assert np.flatnonzero(sampled).tolist() == [3, TUMOUR_Z]
+
+
+def test_before_the_click_the_dock_says_how_long_it_will_take(
+    desk: Desk, case_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Progress, "seconds_per_call", property(lambda _: 3.0))
+    case = desk.open(case_folder)
+    status = desk.widget.run.status
+    desk.segment()
+    desk.click(desk.widget.parameters.whole_volume)
+    # Eight slices have brain, one of them has its five samples; each takes three steps.
+    assert status.full_text() == "About 5 min, as fast as the last run."
+    desk.click(desk.widget.parameters.this_slice)
+    assert status.full_text() == ""
+    desk.widget.parameters.n_samples.setValue(6)
+    assert status.full_text() == "About 9 s, as fast as the last run."
+    desk.go_to(case, 0)  # there is no brain, but a run says that
+    desk.widget.parameters.n_samples.setValue(7)
+    assert status.full_text() == ""
 
 
 def test_a_range_of_slices_is_typed_in_the_files_numbers(desk: Desk, case_folder: Path) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.augmentation import augment
+from training.augmentation import MAX_MARGIN, augment, paste_tumours
 from training.config import AugmentationConfig
 from training.shares import BatchRandom
 
@@ -81,6 +81,43 @@ def test_modalities_are_dropped_as_often_as_it_says() -> None:
     # All four missing (1 / 16) is turned into all four kept.
     assert n_kept.min() == 1
     assert (4 - n_kept).float().mean() == pytest.approx(2.0 - 4 / 16, abs=0.15)
+
+
+def test_a_pasted_tumour_brings_its_mask_and_its_surroundings() -> None:
+    images, donors = torch.full((64, 4, 40, 40), 0.3), torch.full((64, 4, 40, 40), 0.9)
+    images[..., :8] = 0.0  # no brain there: nothing is pasted
+    masks, donor_masks = torch.zeros(64, 1, 40, 40), torch.zeros(64, 1, 40, 40)
+    masks[..., 30:35, 30:35] = 1.0
+    donor_masks[:48, :, 18:22, 4:14] = 1.0  # the last ones have no tumour to give
+    before = images.clone(), masks.clone()
+    pasted, labels = paste_tumours(images, masks, donors, donor_masks, 0.5, numbers())
+    assert torch.equal(images, before[0])
+    assert torch.equal(masks, before[1])
+    changed = (pasted != images).flatten(1).any(1)
+    assert 12 < changed.sum() < 36
+    assert not changed[48:].any()
+    assert torch.equal(labels[~changed], masks[~changed])
+    inside = donor_masks[changed][:, 0] > 0
+    inside[..., :8] = False
+    assert (labels[changed][:, 0][inside] == 1).all()
+    assert (labels[changed].sum((1, 2, 3)) == 25 + 4 * 6).all()
+    taken = pasted[changed] == 0.9
+    assert taken.all(1).any(0)[19, 15]
+    assert not taken[..., :8].any()
+    # The margin differs from slice to slice, up to 8 voxels.
+    rows = taken[:, 0].any(2).sum(1)
+    assert len(rows.unique()) > 3
+    assert rows.max() <= 4 + 2 * MAX_MARGIN
+
+
+def test_a_coarse_slice_has_lost_detail_and_keeps_its_size(batch: tuple[Tensor, Tensor]) -> None:
+    always = AugmentationConfig(**{**vars(OFF), "low_resolution": 1.0})
+    images, masks = augment(*batch, always, numbers())
+    assert images.shape == batch[0].shape
+    assert torch.equal(masks, batch[1])
+    inside = (slice(None), slice(None), slice(14, 50), slice(11, 37))
+    assert images[inside].std() < 0.8 * batch[0][inside].std()
+    torch.testing.assert_close(images[inside].mean(), batch[0][inside].mean(), atol=0.02, rtol=0)
 
 
 def test_same_generator_same_result(batch: tuple[Tensor, Tensor]) -> None:

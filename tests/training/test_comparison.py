@@ -88,6 +88,19 @@ def test_effort_includes_the_model_that_a_run_began_from() -> None:
     assert describe_effort(network, {})["images_seen"] == ""
 
 
+def test_effort_counts_a_model_once_that_two_others_began_from() -> None:
+    first = {"sha256": "a", "provenance": {"training_s": 3600, "images_seen": 100}}
+    unet = {"training_s": 720, "images_seen": 20, "init": first}
+    whole = {
+        "training_s": 360,
+        "images_seen": 10,
+        "init": first,
+        "init_encoder": {"sha256": "b", "provenance": unet},
+    }
+    effort = describe_effort(torch.nn.Linear(2, 1), whole)
+    assert (effort["training_hours"], effort["images_seen"]) == ("1.30", 130)
+
+
 def test_baselines_go_through_the_whole_protocol(
     bayesian: Path, tiny_data: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

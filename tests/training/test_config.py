@@ -127,3 +127,9 @@ def test_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
     path.write_text("[run", encoding="utf-8")
     with pytest.raises(ParameterError, match=r"mine\.toml is not valid TOML"):
         load_config(path)
+
+
+@pytest.mark.parametrize("name", ["paper", "unet"])
+def test_without_a_prior_encoder_there_is_none_to_keep_as_it_is(name: str) -> None:
+    with pytest.raises(ParameterError, match=r"for models with a \[model\.prior_encoder\]"):
+        load_config(find_config(name), ["optimiser.train_prior_encoder=false"])

@@ -24,6 +24,8 @@ from tests.training.tiny import (
     load_state_tensors,
     tiny_config,
 )
+from training.baseline_config import BaselineConfig
+from training.baselines.checkpoint import save_baseline
 from training.config import load_config
 from training.export import main as export_main
 from training.loop import Trainer
@@ -373,6 +375,43 @@ def test_run_starts_from_a_models_weights(
     record = read_record(tuned / STATE_NAME)
     assert record["step"] == 2
     assert record["provenance"]["init"] == origin
+
+
+def test_only_the_denoiser_learns_after_another_encoder(
+    finished: Path, tiny_data: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model, unet = tmp_path / "model.safetensors", tmp_path / "unet.safetensors"
+    assert export_main([str(finished), str(model)]) == 0
+    encoder = load_checkpoint(model).network.prior_encoder
+    assert encoder is not None
+    for parameter in encoder.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    save_baseline(
+        unet,
+        encoder,
+        BaselineConfig(unet=encoder.config),
+        load_checkpoint(model).preprocessing,
+        "unet",
+        {},
+    )
+    frozen = ("--set", "optimiser.train_prior_encoder=false", "--set", "run.total_steps=2")
+    tuned = tmp_path / "tuned"
+    alone = tiny_data.train(tuned, "--init-encoder", str(unet), *frozen)
+    assert (alone, "--init-encoder needs --init" in capsys.readouterr().err) == (1, True)
+    start = ("--init", str(model), "--init-encoder", str(unet))
+    assert tiny_data.train(tuned, *start, *frozen) == 0
+    before = load_checkpoint(model).network.state_dict()
+    state = load_state_tensors(tuned)
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(state[f"network.prior_encoder.{name}"], value)
+    moved = [
+        name
+        for name in before
+        if name.startswith("denoiser") and not torch.equal(state[f"network.{name}"], before[name])
+    ]
+    assert moved
+    origins = read_record(tuned / STATE_NAME)["provenance"]
+    assert (origins["init"]["name"], origins["init_encoder"]["name"]) == ("finished", "unet")
 
 
 def test_run_does_not_start_from_another_kind_of_model(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,9 @@ from napari_diffseg.core.errors import ParameterError
 from napari_diffseg.core.model import DiffusionModel, ModelConfig
 from napari_diffseg.core.unet import UNetConfig
 from tests.models import tiny_model
+from training.baseline_config import BaselineConfig, SegNetConfig
+from training.baselines.checkpoint import save_baseline
+from training.baselines.networks import make_network
 from training.config import TrainingConfig
 from training.warm_start import load_initial_weights, widen_context
 
@@ -73,3 +77,61 @@ def test_run_starts_from_a_model_that_sees_fewer_neighbours(tmp_path) -> None:
     narrow = tiny_model(context_slices=(-5, 5)).network.config
     with pytest.raises(ParameterError, match="context_slices"):
         load_initial_weights(path, replace(config, preprocessing=fewer, model=narrow))
+
+
+def unet_config(model: LoadedModel, dropout: float = 0.2) -> TrainingConfig:
+    """Return the configuration of a plain segmenter like a model's prior encoder."""
+    encoder = model.network.config.prior_encoder
+    assert encoder is not None
+    return TrainingConfig(
+        baseline=BaselineConfig(unet=replace(encoder, dropout=dropout)),
+        preprocessing=model.preprocessing,
+    )
+
+
+def test_a_unet_starts_from_a_models_encoder_and_goes_back_into_it(tmp_path: Path) -> None:
+    model = tiny_model()
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, model.network, model.preprocessing, model.card, {})
+    config = unet_config(model)
+    start = load_initial_weights(path, config)
+    network = make_network(config.baseline, 4)
+    network.load_state_dict(start.weights)
+    images = torch.rand((2, 4, 32, 32))
+    with torch.inference_mode():
+        expected = model.network.encode_prior(images).image
+        torch.testing.assert_close(network.eval()(images), expected, atol=1e-2, rtol=1e-2)
+
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    unet = tmp_path / "unet.safetensors"
+    save_baseline(unet, network, config.baseline, config.preprocessing, "unet", {"steps": 3})
+    whole = TrainingConfig(
+        model=model.network.config,
+        diffusion=model.network.diffusion,
+        preprocessing=model.preprocessing,
+    )
+    start = load_initial_weights(path, whole, unet)
+    model.network.load_state_dict(start.weights)
+    with torch.inference_mode():
+        torch.testing.assert_close(model.network.encode_prior(images).image, network(images))
+    assert start.origins["init_encoder"]["provenance"] == {"steps": 3}
+    assert start.origins["init"]["name"] == "tiny"
+    assert start.paths == (path, unet)
+
+
+def test_what_has_no_such_unet_is_refused(tmp_path: Path) -> None:
+    model = tiny_model()
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, model.network, model.preprocessing, model.card, {})
+    config = unet_config(model)
+    wider = replace(config.baseline.unet, base_channels=16)
+    with pytest.raises(ParameterError, match=r"model\.safetensors is another.*\n.*base_channels"):
+        load_initial_weights(path, replace(config, baseline=BaselineConfig(unet=wider)))
+    segnet = replace(config, baseline=BaselineConfig(segnet=SegNetConfig()))
+    with pytest.raises(ParameterError, match=r"is for diffusion models and \[baseline\.unet\]"):
+        load_initial_weights(path, segnet)
+    plain = concatenating_model(())
+    save_checkpoint(path, plain.network, plain.preprocessing, plain.card, {})
+    with pytest.raises(ParameterError, match="has no U-Net that turns images into a mask"):
+        load_initial_weights(path, config)

@@ -138,6 +138,11 @@ class Engine:
 
         return case
 
+    def find_slices(self, case: Case) -> NDArray[np.int64] | None:
+        """Return the slices that show brain, ascending; None if the case is not prepared."""
+        kept = self._prepared
+        return None if kept is None or kept[0]() is not case else kept[2].z_indices
+
     def forget_case(self, case: Case) -> None:
         """Let go of the images of a case that is closed."""
         kept = self._prepared  # another thread may let go of it meanwhile

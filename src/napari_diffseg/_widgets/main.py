@@ -152,6 +152,7 @@ class DiffsegWidget(QWidget):
         self._exporter.failed.connect(self._fail)
         self._reopener.adopted.connect(self._show_reopened)
         self._reopener.told.connect(partial(self.run.message.show_message, "info"))
+        self._warm_up.done.connect(self._show_estimate)
         self._lifetime.ended.connect(self._shut_down)
         self._lifetime.began.connect(self._follow_viewer)
         self.shortcuts.register("Ctrl+Return", "Segment, or cancel", self.run.button.click)
@@ -300,7 +301,22 @@ class DiffsegWidget(QWidget):
             up_to = "" if self.parameters.choices().tolerance is None else "up to "
             label = f"Add {up_to}{n_more} sample{'s' if n_more > 1 else ''}"
         self.run.set_state("ready", label)
-        self.run.status.setText("")
+        self.run.status.setText(self._describe_estimate(case))
+
+    def _show_estimate(self) -> None:
+        """Say how long it would take, unless there is something to read."""
+        if self._desk.current is not None and not self.run.status.full_text():
+            self.run.status.setText(self._describe_estimate(self._desk.current))
+
+    def _describe_estimate(self, case: Case) -> str:
+        choices = self.parameters.choices()
+        seconds = self._runner.estimate_s(
+            case, self._recipe(), choices.n_samples, self._z_range(case)
+        )
+        if not seconds:
+            return ""
+        about = "About" if choices.tolerance is None else "At most about"
+        return f"{about} {format_duration(seconds)}, as fast as the last run."
 
     def _start(self) -> None:
         case = self._desk.current

@@ -19,6 +19,7 @@ from napari_diffseg._widgets.engine import (
     get_version,
     iter_run,
 )
+from napari_diffseg._widgets.plan import count_leading
 from napari_diffseg._widgets.run import Recipe, Run
 from napari_diffseg._worker import Job
 from napari_diffseg.core.describe import describe_run, describe_stopping
@@ -67,6 +68,7 @@ class Runner(QObject):
         self._began_s: float | None = None
         self._runs: list[Run] = []
         self._models: dict[tuple[Path | None, int], ModelReady] = {}
+        self._seconds_per_call: dict[tuple[str | None, str], float] = {}
 
     @property
     def engine(self) -> Engine:
@@ -100,6 +102,27 @@ class Runner(QObject):
         """Return the run of a case that samples of this recipe would be added to."""
         run = self.find_run(case)
         return run if run is not None and _fits(run, self._resolve(recipe)) else None
+
+    def estimate_s(
+        self, case: Case, recipe: Recipe, n_samples: int, z_range: tuple[int, int] | None
+    ) -> float | None:
+        """Return how long it would take to draw what is missing, as the last run took.
+
+        None if no run of this session has used the model on this device, or the images are not
+        prepared yet.
+        """
+        resolved = self._resolve(recipe)
+        pace = self._seconds_per_call.get((resolved.model_sha256, resolved.device))
+        slices = self._engine.find_slices(case)
+        if pace is None or slices is None or resolved.n_steps is None:
+            return None
+        first, end = z_range or (0, case.geometry.shape[0])
+        wanted = slices[(slices >= first) & (slices < end)]
+        n_missing = n_samples * len(wanted)
+        run = self.continues(case, recipe)
+        if run is not None:
+            n_missing -= int(count_leading(run.ensemble.sampled[:n_samples])[wanted].sum())
+        return n_missing * resolved.n_steps * pace
 
     def adopt(self, run: Run) -> None:
         """Take in a run that was saved; it is the latest one of its case."""
@@ -265,6 +288,9 @@ class Runner(QObject):
 
     def _end(self, run: Run, event: RunEvent) -> None:
         self._job = self._request = self._run = None
+        pace = self._progress.seconds_per_call
+        if pace is not None:
+            self._seconds_per_call[run.recipe.model_sha256, run.recipe.device] = pace
         if self._began_s is not None:
             self._note(run, elapsed_s=time.monotonic() - self._began_s)
             self._began_s = None

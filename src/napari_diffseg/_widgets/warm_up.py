@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QObject, QTimer
+from qtpy.QtCore import QObject, QTimer, Signal
 
 from napari_diffseg._widgets.newest import Newest
 
@@ -22,6 +22,9 @@ class WarmUp(QObject):
 
     What goes wrong is not told here: a run meets it again, and tells it.
     """
+
+    done = Signal()
+    """A run of the case would begin at once."""
 
     def __init__(self, runner: Runner, parent: QObject) -> None:
         super().__init__(parent)
@@ -53,3 +56,5 @@ class WarmUp(QObject):
     def _end(self, case: Case) -> None:
         if self._wanted is None or self._wanted[0] is not case:  # it was closed meanwhile
             self._runner.engine.forget_case(case)
+        else:
+            self.done.emit()

@@ -62,10 +62,15 @@ class Progress:
     @property
     def remaining_s(self) -> float | None:
         """Estimated seconds to the end; None before the first step."""
+        seconds = self.seconds_per_call
+        return None if seconds is None else seconds * max(0, self._n_calls - self._done)
+
+    @property
+    def seconds_per_call(self) -> float | None:
+        """How long a network call took so far, on the average; None before the first step."""
         if self._sampling_since is None or not self._done:
             return None
-        seconds = (self._clock() - self._sampling_since) / self._done
-        return seconds * max(0, self._n_calls - self._done)
+        return (self._clock() - self._sampling_since) / self._done
 
     def describe(self) -> str:
         """Return the state in one short line."""
