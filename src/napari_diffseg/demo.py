@@ -78,7 +78,7 @@ def show_tumour(viewer: Viewer, case: Case) -> None:
 
 
 def segment_and_wait(widget: DiffsegWidget) -> None:
-    """Click Segment and wait for the end of the run.
+    """Click Segment and wait until the run has ended and all of it is on screen.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def segment_and_wait(widget: DiffsegWidget) -> None:
         If the run fails; with its message.
     """
     widget.run.button.click()
-    wait_until(lambda: widget.run.state == "ready")
+    wait_until(lambda: widget.run.state == "ready" and not widget.stage.layers.is_busy)
     if widget.run.message.kind == "error" and widget.run.message.text():
         raise RuntimeError(widget.run.message.text())
 

@@ -214,11 +214,11 @@ def test_before_the_click_the_dock_says_how_long_it_will_take(
     desk.segment()
     desk.click(desk.widget.parameters.whole_volume)
     # Eight slices have brain, one of them has its five samples; each takes three steps.
-    assert status.full_text() == "About 5 min, as fast as the last run."
+    assert status.full_text() == "About 5 min at the speed of the last run."
     desk.click(desk.widget.parameters.this_slice)
     assert status.full_text() == ""
     desk.widget.parameters.n_samples.setValue(6)
-    assert status.full_text() == "About 9 s, as fast as the last run."
+    assert status.full_text() == "About 9 s at the speed of the last run."
     desk.go_to(case, 0)  # there is no brain, but a run says that
     desk.widget.parameters.n_samples.setValue(7)
     assert status.full_text() == ""

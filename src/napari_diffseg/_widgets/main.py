@@ -119,7 +119,9 @@ class DiffsegWidget(QWidget):
         )
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(column)
+        layout.setSpacing(0)
+        layout.addWidget(column, 1)
+        layout.addWidget(self.run.message)  # below all: nothing moves when a message comes
 
     def _apply_settings(self) -> None:
         """Begin with what the user prefers; wrong values are told."""
@@ -316,7 +318,7 @@ class DiffsegWidget(QWidget):
         if not seconds:
             return ""
         about = "About" if choices.tolerance is None else "At most about"
-        return f"{about} {format_duration(seconds)}, as fast as the last run."
+        return f"{about} {format_duration(seconds)} at the speed of the last run."
 
     def _start(self) -> None:
         case = self._desk.current

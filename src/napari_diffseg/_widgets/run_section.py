@@ -16,7 +16,13 @@ _PROGRESS_STEPS = 1000
 
 
 class RunSection(QWidget):
-    """One button that is Segment or Cancel, a progress bar, one line of status, messages."""
+    """One button that is Segment or Cancel, a progress bar, one line of status.
+
+    Attributes
+    ----------
+    message : MessageBar
+        To be placed where nothing moves when it comes.
+    """
 
     start_wanted = Signal()
     cancel_wanted = Signal()
@@ -37,7 +43,7 @@ class RunSection(QWidget):
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
         layout.setSpacing(SPACING)
-        for widget in (self.button, self.progress, self.status, self.message):
+        for widget in (self.button, self.progress, self.status):
             layout.addWidget(widget)
         self.set_state("no case")
 
