@@ -235,8 +235,6 @@ def load_batch(
         if augmentation.paste_tumour > 0:
             donors = random.share.of(np.roll(indices, -(len(indices) // 2)), random.groups)
             probability = augmentation.paste_tumour
-            images, masks = paste_tumours(
-                images, masks, *cache.load(donors), probability, random
-            )
+            images, masks = paste_tumours(images, masks, *cache.load(donors), probability, random)
         images, masks = augment(images, masks, augmentation, random)
     return images, masks

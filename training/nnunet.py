@@ -27,6 +27,7 @@ from training.baselines.nnunet import (
     write_dataset,
 )
 from training.case_store import choose_cases
+from training.commands import run_resumable
 
 _NUMBER = DATASET[len("Dataset") : len("Dataset") + 3]
 _PLANS = "nnUNetPlans"
@@ -170,28 +171,24 @@ def make_parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run an action; 2: it could not be done."""
     arguments = make_parser().parse_args(argv)
+    return run_resumable("training.nnunet", lambda: _run_action(arguments))
+
+
+def _run_action(arguments: argparse.Namespace) -> None:
     work: Path = arguments.work
-    try:
-        if arguments.action == "convert":
-            training, test = (
-                choose_cases(arguments.cases, arguments.split, part)[0]
-                for part in ("training", "validation")
-            )
-            print(write_dataset(training, test, work / "raw"))
-            return 0
-        arguments.work = work.resolve()
-        if arguments.action == "train":
-            train(arguments)
-        else:
-            run_commands(make_commands(arguments), arguments.work)
-            print(work / "predictions")
-    except (DiffsegError, OSError) as error:
-        print(f"training.nnunet: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nInterrupted; the same command goes on from here.", file=sys.stderr)
-        return 130
-    return 0
+    if arguments.action == "convert":
+        training, test = (
+            choose_cases(arguments.cases, arguments.split, part)[0]
+            for part in ("training", "validation")
+        )
+        print(write_dataset(training, test, work / "raw"))
+        return
+    arguments.work = work.resolve()
+    if arguments.action == "train":
+        train(arguments)
+    else:
+        run_commands(make_commands(arguments), arguments.work)
+        print(work / "predictions")
 
 
 if __name__ == "__main__":

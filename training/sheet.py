@@ -17,13 +17,14 @@ import numpy as np
 
 from napari_diffseg.core.brats import Case, load_case
 from napari_diffseg.core.ensemble import Ensemble
-from napari_diffseg.core.errors import CaseError, DiffsegError, ParameterError
+from napari_diffseg.core.errors import CaseError, ParameterError
 from napari_diffseg.core.params import SAMPLERS
 from napari_diffseg.core.preprocessing import prepare_case
 from napari_diffseg.core.run import find_z_range
 from training.baselines.opening import open_segmenter
 from training.baselines.segmenter import DiffusionSegmenter
 from training.case_store import PAPER_SLICES, choose_cases
+from training.commands import run_resumable
 from training.data import hash_cases
 from training.members import measure_first_members
 from training.results import FILES, PROBABILITIES, SettingRow, SheetRow, read_rows, write_rows
@@ -185,15 +186,8 @@ def _parse_plan(text: str) -> Plan:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the sheet and print it; 2: it could not be made."""
-    try:
-        print(make_sheet(make_parser().parse_args(argv)))
-    except (DiffsegError, OSError) as error:
-        print(f"training.sheet: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nInterrupted; the same command goes on from here.", file=sys.stderr)
-        return 130
-    return 0
+    arguments = make_parser().parse_args(argv)
+    return run_resumable("training.sheet", lambda: print(make_sheet(arguments)))
 
 
 if __name__ == "__main__":

@@ -5,19 +5,16 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from napari_diffseg._commands.common import (
-    OK,
-    SOME_FAILED,
-    explain,
-    parse_path,
-    parse_threads,
-    report,
-)
+from napari_diffseg._commands.common import parse_path, parse_threads, report, run_cases
 from napari_diffseg.core.params import SAMPLERS, SegmentParams
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from napari_diffseg.core.batch import BatchOptions
+    from napari_diffseg.core.case_files import CaseFiles
     from napari_diffseg.core.params import SamplerName
+    from napari_diffseg.core.record import ResultRecord
 
 MAP_KINDS = ("probabilities", "masks")  # core.levels.MapKind; that module waits for NumPy
 CONSENSUS_KINDS = ("mean", "majority", "staple", "closest")  # core.consensus.ConsensusKind
@@ -157,7 +154,6 @@ def _run_segment(arguments: argparse.Namespace) -> int:
     from napari_diffseg._terminal import ProgressLine, summarise
     from napari_diffseg.core.batch import segment_to_files
     from napari_diffseg.core.checkpoint import bundled_checkpoint, load_checkpoint
-    from napari_diffseg.core.errors import CaseError
     from napari_diffseg.core.export import find_earlier, make_output_folder
     from napari_diffseg.core.inputs import expand_inputs
     from napari_diffseg.core.segment import resolve_device
@@ -172,31 +168,24 @@ def _run_segment(arguments: argparse.Namespace) -> int:
     steps = options.params.n_steps or model.card.recommended_steps
     model.network.diffusion.make_schedule().respaced(steps)  # too many would fail for every case
     make_output_folder(arguments.out)
-    cases = expand_inputs(arguments.cases)
-    n_failed = 0
-    for number, files in enumerate(cases, start=1):
-        title = f"[{number}/{len(cases)}]"
-        try:
-            if isinstance(files, CaseError):
-                raise files
-            title += f" {files.name}"
-            earlier = find_earlier(arguments.out, files.name)
-            with ProgressLine(title) as line:
-                record, paths = segment_to_files(files, model, options, arguments.out, line.update)
-        except Exception as error:  # one bad case must not cost the user the others
-            report(f"{title} failed: {explain(error)}")
-            n_failed += 1
-            continue
+
+    def work(files: CaseFiles, title: str) -> tuple[ResultRecord, dict[str, Path], set[Path]]:
+        earlier = find_earlier(arguments.out, files.name)
+        with ProgressLine(title) as line:
+            record, paths = segment_to_files(files, model, options, arguments.out, line.update)
+        return record, paths, earlier - {*paths.values()}
+
+    def tell(result: tuple[ResultRecord, dict[str, Path], set[Path]], title: str) -> None:
+        record, paths, left_over = result
         for note in (*record.case.notes, *record.run.messages):
             report(f"{title} note: {note}")
         if record.verdict is not None and record.verdict.is_warning:
             report(f"{title} note: {record.verdict.text}")
-        for path in sorted(earlier - {*paths.values()}):
+        for path in sorted(left_over):
             report(f"{title} note: {path} is left from an earlier run and not of this result.")
         print(summarise(record, paths), flush=True)
-    if n_failed:
-        report(f"{n_failed} of {len(cases)} cases failed.")
-    return SOME_FAILED if n_failed else OK
+
+    return run_cases(expand_inputs(arguments.cases), work, tell)
 
 
 def _make_options(arguments: argparse.Namespace, sampler: SamplerName) -> BatchOptions:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from napari_diffseg._commands.common import OK, SOME_FAILED, explain, parse_path, report
+from napari_diffseg._commands.common import OK, parse_path, report, run_cases
+from napari_diffseg.core.errors import CaseError
 
 if TYPE_CHECKING:
+    from napari_diffseg.core.case_files import CaseFiles
     from napari_diffseg.core.slice_assembly import AssembledVolume
+    from napari_diffseg.core.slice_export import SliceExport
 
 KINDS = ("t1", "t1ce", "t2", "flair", "seg", "mask", "mean", "variance", "edited", "output")
 OUTPUT_MAPS = ("mask", "mean", "variance", "samples")  # core.slice_assembly; that waits for NumPy
@@ -122,7 +125,6 @@ def _parse_count(text: str) -> int:
 
 
 def _run_export(arguments: argparse.Namespace) -> int:
-    from napari_diffseg.core.errors import CaseError
     from napari_diffseg.core.export import make_output_folder
     from napari_diffseg.core.inputs import expand_inputs
     from napari_diffseg.core.slice_export import SliceOptions, export_slices
@@ -135,31 +137,23 @@ def _run_export(arguments: argparse.Namespace) -> int:
         overwrite=arguments.overwrite,
     )
     make_output_folder(arguments.out)
-    cases = expand_inputs(arguments.cases)
     names: dict[str, str] = {}
-    n_failed = 0
-    for number, files in enumerate(cases, start=1):
-        title = f"[{number}/{len(cases)}]"
-        try:
-            if isinstance(files, CaseError):
-                raise files
-            title += f" {files.name}"
-            slice_case = make_slice_case(files.name)
-            other = names.setdefault(slice_case.casefold(), files.name)
-            if other != files.name:
-                raise CaseError(f"{other} has the same name as slices: {slice_case}.")
-            result = export_slices(files, arguments.out, options)
-        except Exception as error:  # one bad case must not cost the user the others
-            report(f"{title} failed: {explain(error)}")
-            n_failed += 1
-            continue
-        for note in result.notes:
+
+    def work(files: CaseFiles, _: str) -> tuple[str, SliceExport]:
+        slice_case = make_slice_case(files.name)
+        other = names.setdefault(slice_case.casefold(), files.name)
+        if other != files.name:
+            raise CaseError(f"{other} has the same name as slices: {slice_case}.")
+        return files.name, export_slices(files, arguments.out, options)
+
+    def tell(result: tuple[str, SliceExport], title: str) -> None:
+        name, exported = result
+        for note in exported.notes:
             report(f"{title} note: {note}")
-        first, last = result.folders[0], result.folders[-1]
-        print(f"{files.name}: {len(result.folders)} slices, {first} to {last.name}", flush=True)
-    if n_failed:
-        report(f"{n_failed} of {len(cases)} cases failed.")
-    return SOME_FAILED if n_failed else OK
+        first, last = exported.folders[0], exported.folders[-1]
+        print(f"{name}: {len(exported.folders)} slices, {first} to {last.name}", flush=True)
+
+    return run_cases(expand_inputs(arguments.cases), work, tell)
 
 
 def _run_assemble(arguments: argparse.Namespace) -> int:
