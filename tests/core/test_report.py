@@ -13,12 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from napari_diffseg.cli import main as run_command
 from napari_diffseg.core.brats import Case
 from napari_diffseg.core.describe import describe_result
 from napari_diffseg.core.ensemble import Ensemble
 from napari_diffseg.core.errors import DiffsegError
 from napari_diffseg.core.export import record_to_json
 from napari_diffseg.core.record import EditRecord, ModelRecord, ResultRecord, RunRecord
+from napari_diffseg.core.reopen import read_record
 from napari_diffseg.core.report import choose_slices, make_report, save_report
 from tests.core.synthetic import synthetic_case
 
@@ -259,6 +261,21 @@ def test_a_browser_opens_it_without_a_request_or_an_error(
     for figure in list_figures(record):
         assert figure in visit.page.text
     assert json.loads(visit.page.record) == json.loads(record_to_json(record, {}))
+
+
+def test_a_browser_opens_the_report_of_a_real_case(tmp_path: Path, brats_data: Path) -> None:
+    case = brats_data / "original" / "BraTS2021_00006"
+    arguments = ["segment", str(case), "--out", str(tmp_path), "--slices", "70:74", "--report"]
+    assert run_command([*arguments, "--samples", "3", "--threads", "1"]) == 0
+    record, _ = read_record(tmp_path / "BraTS2021_00006_diffseg.json")
+    visit = open_in_browser(tmp_path / "BraTS2021_00006_report.html", tmp_path)
+    assert visit.console == []
+    assert visit.hosts == set()
+    for figure in list_figures(record):
+        assert figure in visit.page.text
+    saved = (tmp_path / "BraTS2021_00006_diffseg.json").read_text(encoding="utf-8")
+    shown = json.loads(visit.page.record)
+    assert {**json.loads(saved), "files": None} == {**shown, "files": None}
 
 
 def test_a_page_that_asks_for_something_is_noticed(tmp_path: Path) -> None:
