@@ -179,6 +179,8 @@ def test_a_run_that_was_stopped_says_which_slices_it_is_about(
     maps = replace(record.maps, judged_slices=((1, 3), (6, 6)), whole_volume=False)
     page = make_report(case, ensemble, replace(record, maps=maps))
     assert "All figures are about slices 1 to 3, 6 only." in page
+    assert "volume is that of a part of the tumour" in page
+    assert "part of the tumour" not in make_report(case, ensemble, record)
 
 
 def test_a_folder_that_cannot_be_written_is_named(

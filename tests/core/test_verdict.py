@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from napari_diffseg.core.verdict import judge
+from napari_diffseg.core.verdict import goes_on_beyond, judge
 
 NONE = {"n_with_tumour": 0, "n_samples": 3}
 ALL = {"n_with_tumour": 3, "n_samples": 3}
@@ -61,3 +61,18 @@ def test_no_tumour_is_different_from_an_empty_mask() -> None:
         "The mask is empty, but 1 of 3 samples show a tumour: do not take this for “no tumour” "
         "without looking at slice 40."
     )
+
+
+@pytest.mark.parametrize(
+    ("with_mask", "judged", "expected"),
+    [
+        ((4, 5), range(3, 7), False),
+        ((3, 4), range(3, 7), True),
+        ((6,), range(3, 7), True),
+        ((0, 9), range(10), False),  # the ends of the scan
+        ((), range(3, 7), False),
+        ((2,), (1, 2, 3, 6), False),
+    ],
+)
+def test_a_mask_that_goes_on_beyond_what_was_looked_at(with_mask, judged, expected) -> None:
+    assert goes_on_beyond(with_mask, judged, 10) is expected

@@ -176,6 +176,7 @@ def test_more_samples_are_added_to_the_same_run(desk: Desk, case_folder: Path) -
     assert five.shape[0] == 5
     np.testing.assert_array_equal(five[:2], two)
     assert all(five[member].any() for member in range(5))
+    assert desk.viewer.dims.nsteps[0] == 5  # though the layer is hidden
     assert desk.layer("mean").metadata["diffseg"]["run"] == run
     np.testing.assert_allclose(desk.layer("mean").data, five.mean(axis=0) / 255, atol=1e-6)
     assert desk.widget.ensemble.members_text.text() == "5 of 5"
@@ -201,6 +202,7 @@ def test_other_slices_are_added_to_the_same_run(desk: Desk, case_folder: Path) -
     desk.segment()
     desk.go_to(case, 3)
     desk.segment()
+    assert desk.widget.run.status.full_text().endswith(": 5 samples, slice 8.")  # these alone
     sampled = desk.layer("mean").data.any(axis=(1, 2))
     assert np.flatnonzero(sampled).tolist() == [3, TUMOUR_Z]
 
@@ -233,7 +235,7 @@ def test_a_range_of_slices_is_typed_in_the_files_numbers(desk: Desk, case_folder
     desk.segment()
     sampled = np.flatnonzero(desk.layer("mean").data.any(axis=(1, 2)))
     assert [case.geometry.to_source_slice(int(z)) for z in sampled] == [5, 4]
-    assert desk.widget.readout.slices.text() == "slices 4–5"
+    assert desk.widget.readout.slices.text() == "slices 4–5: <b>a part of the tumour</b>"
 
 
 def test_the_view_stays_where_the_user_has_zoomed(desk: Desk, case_folder: Path) -> None:

@@ -67,6 +67,8 @@ class DiffsegWidget(QWidget):
         self._viewer = napari_viewer
         self._is_following = False
         self._n_drawn = self._n_planned = 0
+        self._drawn_on: set[int] = set()
+        self._left_s: float | None = None
         self._stops_early = False
         self.cases = CaseSection()
         self.case_list = CaseList()
@@ -351,6 +353,8 @@ class DiffsegWidget(QWidget):
 
     def _plan(self, n_samples: int) -> None:
         self._n_drawn, self._n_planned = 0, n_samples
+        self._drawn_on.clear()
+        self._left_s = None
 
     def _begin(self, run: Run) -> None:
         keep_others = self.parameters.choices().keep_results
@@ -360,16 +364,21 @@ class DiffsegWidget(QWidget):
 
     def _take_sample(self, run: Run, sample: SampleDone) -> None:
         self._n_drawn += 1
+        self._drawn_on.add(sample.z)
+        self._show_counts()
         if self._review.run is run:
             self._review.add(sample)
 
     def _show_progress(self, progress: Progress) -> None:
         self.run.set_progress(progress.fraction)
-        left = progress.remaining_s
-        if left is not None and self.run.state == "running":
+        self._left_s = progress.remaining_s
+        self._show_counts()
+
+    def _show_counts(self) -> None:
+        if self._left_s is not None and self.run.state == "running":
             most = "at most " if self._stops_early else ""
             text = f"{self._n_drawn} of {most}{self._n_planned} samples"
-            self.run.status.setText(f"{text} · {most}{format_duration(left)} left")
+            self.run.status.setText(f"{text} · {most}{format_duration(self._left_s)} left")
 
     def _warn(self, text: str) -> None:
         self.run.message.show_message("warning", text)
@@ -398,8 +407,7 @@ class DiffsegWidget(QWidget):
             )
         elif isinstance(event, Finished):
             self._advice.judge_run(run)
-            done = np.flatnonzero(run.is_sampled)
-            where = describe_slices(done, run.case.geometry)
+            where = describe_slices(sorted(self._drawn_on), run.case.geometry)
             took = format_duration(event.elapsed_s)
             stable = self._describe_stability(run)
             self.run.status.setText(

@@ -49,7 +49,7 @@ class ReadoutSection(Form):
             self.slices,
             "Slices",
             "The numbers are about these slices: those that have been sampled so far, and those "
-            "without brain.",
+            "without brain. They hold a part of the tumour if the mask reaches their end.",
         )
         describe(self.dice, "Dice", "Overlap of mask and truth: 1 is perfect.")
         describe(
@@ -109,9 +109,9 @@ class ReadoutSection(Form):
         """Show the HD95."""
         self.hd95.setText(_named("HD95", None if hd95_mm is None else f"{hd95_mm:.1f} mm"))
 
-    def show_slices(self, text: str) -> None:
-        """Say which slices the numbers are about."""
-        self.slices.setText(text)
+    def show_slices(self, text: str, *, is_part: bool = False) -> None:
+        """Say which slices the numbers are about, and whether the mask goes on beyond them."""
+        self.slices.setText(f"{text}: <b>a part of the tumour</b>" if is_part else text)
 
 
 def _say_confidence(confidence: float) -> str:

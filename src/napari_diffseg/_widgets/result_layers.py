@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from napari_diffseg._layers import (
     LayerData,
@@ -112,7 +112,7 @@ class ResultLayers:
         for role, (array, parameters, kind) in data.items():
             if role in there:
                 if role == "samples" and len(there[role].data) != len(array):
-                    there[role].data = array  # there is room for more, elsewhere in memory
+                    _set_array(there[role], array)  # there is room for more, elsewhere
                 continue
             heir = next((layer for layer in others if _role_of(layer) == role), None)
             if heir is None:
@@ -120,7 +120,7 @@ class ResultLayers:
             else:
                 others.remove(heir)
                 heir.metadata = {**heir.metadata, **parameters["metadata"]}
-                heir.data = array
+                _set_array(heir, array)
         for layer in others:
             layers.remove(layer)
         layers.selection = active & set(layers)
@@ -257,6 +257,13 @@ class ResultLayers:
 def _role_of(layer: Layer) -> Role | None:
     tag = get_tag(layer)
     return tag["role"] if tag else None
+
+
+def _set_array(layer: Layer, array: NDArray[Any]) -> None:
+    """Let a layer show another array, of another size perhaps."""
+    layer.data = array
+    if not layer.visible:  # napari does not look at the new size of a hidden layer by itself
+        layer.scale = layer.scale
 
 
 def _put_aside(layer: Layer) -> None:

@@ -20,6 +20,7 @@ from napari_diffseg._widgets.readout_section import DASH
 from napari_diffseg._widgets.stapler import Stapler
 from napari_diffseg._worker import Task
 from napari_diffseg.core.uncertainty import compute_volume_interval
+from napari_diffseg.core.verdict import goes_on_beyond
 
 if TYPE_CHECKING:
     from napari_diffseg._widgets.ensemble_section import EnsembleSection
@@ -182,7 +183,10 @@ class Review(QObject):
             readout.show_volume(run.volume_ml(), interval, run.expected_ml())
             readout.show_confidence(compute_confidence(run))
             evaluated = np.flatnonzero(run.evaluated)
-            readout.show_slices(describe_slices(evaluated, run.case.geometry))
+            is_part = len(evaluated) > 1 and goes_on_beyond(
+                np.flatnonzero(run.mask.any(axis=(1, 2))), set(evaluated), len(run.mask)
+            )
+            readout.show_slices(describe_slices(evaluated, run.case.geometry), is_part=is_part)
         readout.show_overlap(None if comparison is None else compute_overlap(comparison))
         if comparison is None:
             readout.show_distance(None)

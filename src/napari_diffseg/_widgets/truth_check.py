@@ -83,8 +83,9 @@ def describe_calibration(calibration: Calibration) -> str:
     if calibration.ece is None:
         return "There is no brain in these slices."
     return (
-        f"The mean probability is off by {100 * calibration.ece:.2g} percentage points on "
-        f"average (ECE {calibration.ece:.4f}). On the dashed line it would be exact."
+        f"Over all of the brain the mean probability is off by {100 * calibration.ece:.2g} "
+        f"percentage points on average (ECE {calibration.ece:.4f}). On the dashed line it would be "
+        "exact."
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 SURE = 0.9
@@ -66,6 +66,22 @@ def judge(
         first = f" Look at {look} first." if look else ""
         return Verdict(f"The samples mostly agree ({confidence:.2f}).{first}", is_warning=False)
     return Verdict(f"The samples agree well ({confidence:.2f}).", is_warning=False)
+
+
+def goes_on_beyond(with_mask: Iterable[int], judged: Collection[int], n_slices: int) -> bool:
+    """Say whether a mask reaches a slice whose neighbour in the scan was not looked at.
+
+    Its volume is then that of a part of the tumour.
+
+    Parameters
+    ----------
+    with_mask, judged
+        Numbers of the slices on which the mask has a voxel, and of those that it is about.
+    n_slices
+        Of the scan.
+    """
+    neighbours = {k for z in with_mask for k in (z - 1, z + 1)}
+    return any(0 <= k < n_slices and k not in judged for k in neighbours)
 
 
 def _name_slices(numbers: Sequence[int]) -> str:
