@@ -96,9 +96,15 @@ def time_first_sample(widget: DiffsegWidget, ticks: Ticks) -> float:
     live_until(lambda: widget.run.progress.value() > 0)
     ticks.start()
     # A run takes the stage with its first sample, which is of the visible slice.
-    live_until(lambda: widget.stage.run is not before and not widget.stage.layers.is_busy)
+    live_until(lambda: widget.stage.run is not before and has_layers(widget))
     live()
     return time.perf_counter() - began
+
+
+def has_layers(widget: DiffsegWidget) -> bool:
+    """Whether all layers of the run on the stage have come."""
+    run = widget.stage.run
+    return run is not None and len(widget.stage.layers.of_run(run)) == 4
 
 
 def time_slider(widget: DiffsegWidget, values: range) -> tuple[list[float], list[float]]:

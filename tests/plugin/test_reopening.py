@@ -107,7 +107,7 @@ def test_more_samples_continue_the_same_ensemble(
     desk.widget.parameters.n_samples.setValue(5)
     assert desk.widget.run.button.text() == "Add 2 samples"
     desk.segment()
-    assert not desk.widget.run.message.text()
+    assert desk.widget.run.message.kind != "error"  # it may say that the samples disagree
     samples = desk.layer("samples").data
     np.testing.assert_array_equal(samples[:3], before)
     assert samples[3:].any(axis=(1, 2, 3)).all()

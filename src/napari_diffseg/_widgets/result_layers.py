@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from napari_diffseg._widgets.ensemble_section import Overlay
     from napari_diffseg._widgets.run import Run
 
+LEGEND_MS = 300
+
 
 class ResultLayers:
     """Shows the arrays of runs. A layer that the user has deleted is left alone."""
@@ -152,10 +154,10 @@ class ResultLayers:
     def show_legends(self, *, at_once: bool = False) -> None:
         """Show the colour bars of the maps that were added since the last time.
 
-        To be called when sampling is over: the first colour bar of a window takes as long to draw
-        as two layers.
+        To be called when sampling is over. They come a moment later: the first colour bar of a
+        window takes as long to draw as two layers, and the last samples are to be seen first.
         """
-        self._turns.add([self._show_next_legend])
+        self._turns.add([partial(self._turns.add, [self._show_next_legend], LEGEND_MS)])
         if at_once:
             self._turns.finish()
 

@@ -25,11 +25,11 @@ class Turns(QObject):
         """Whether a function has not been called yet."""
         return bool(self._waiting)
 
-    def add(self, functions: Iterable[Callable[[], object]]) -> None:
-        """Call these, after those that are waiting, and none of them now."""
+    def add(self, functions: Iterable[Callable[[], object]], pause_ms: int = PAUSE_MS) -> None:
+        """Call these after those that are waiting, or, if there are none, after a pause."""
         self._waiting.extend(functions)
-        if self._waiting:
-            self._timer.start(PAUSE_MS)
+        if self._waiting and not self._timer.isActive():
+            self._timer.start(pause_ms)
 
     def finish(self) -> None:
         """Call all that are left now."""
@@ -44,5 +44,5 @@ class Turns(QObject):
     def _call_next(self) -> None:
         if self._waiting:
             self._waiting.popleft()()
-        if self._waiting:
+        if self._waiting and not self._timer.isActive():  # the call may have asked for a pause
             self._timer.start(PAUSE_MS)
