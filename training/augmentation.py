@@ -144,10 +144,11 @@ def _change_intensities(images: Tensor, config: AugmentationConfig, random: Batc
         kernel = torch.tensor([1.0, 2.0, 1.0]) / 4.0
         weights = torch.outer(kernel, kernel).expand(channels, 1, 3, 3)
         out[blurred] = F.conv2d(out[blurred], weights, padding=1, groups=channels)
-    coarse = random.uniform(n) < config.low_resolution
-    factors = 1.0 - random.uniform(n) * (1.0 - _COARSEST)
-    for i in torch.nonzero(coarse).flatten().tolist():
-        out[i] = _lower_resolution(out[i], float(factors[i]))
+    if config.low_resolution > 0:
+        coarse = random.uniform(n) < config.low_resolution
+        factors = 1.0 - random.uniform(n) * (1.0 - _COARSEST)
+        for i in torch.nonzero(coarse).flatten().tolist():
+            out[i] = _lower_resolution(out[i], float(factors[i]))
     std = random.uniform(n, N_MODALITIES, 1, 1) * config.noise
     noise = std * random.normal(n, N_MODALITIES, height, width)
     for number, neighbour in enumerate(out.view(slices.shape).unbind(1)):

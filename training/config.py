@@ -51,9 +51,9 @@ class AugmentationConfig:
 
     flip: float = 0.5
     """Probability of a left-right flip."""
-    rotation_deg: float = 30.0
+    rotation_deg: float = 20.0
     """Largest rotation."""
-    log_scale: float = 0.25
+    log_scale: float = 0.2
     """Largest scaling, as a natural logarithm."""
     shear: float = 0.1
     """Largest shear."""
@@ -73,9 +73,9 @@ class AugmentationConfig:
     """Largest standard deviation of the noise."""
     blur: float = 0.15
     """Probability that a slice is smoothed."""
-    low_resolution: float = 0.15
+    low_resolution: float = 0.0
     """Probability that a slice is as coarse as if its voxels were up to twice as large."""
-    paste_tumour: float = 0.25
+    paste_tumour: float = 0.0
     """Probability that another slice's tumour, with what is around it, is put into a slice
     (CarveMix, Zhang et al. 2021, 2108.06883)."""
     modality_dropout: float = 0.05

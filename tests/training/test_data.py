@@ -18,7 +18,7 @@ from training.config import AugmentationConfig, DataConfig
 from training.data import BatchPlan, SliceCache, hash_cases, load_batch, load_split
 from training.make_split import find_patient, make_split
 from training.make_split import main as make_split_command
-from training.shares import BatchRandom
+from training.shares import BatchRandom, Share
 
 SHARED = Path(training.data.__file__).parent / "splits" / "shared58.json"
 EVERYTHING = DataConfig(tumour_fraction=0.0, min_brain_fraction=0.0)
@@ -200,6 +200,25 @@ def test_batch_without_augmentation_is_the_slices_as_they_are(tiny_data: TinyDat
     for batch, changed, expected in zip(plain, moved, cache.load(plan.indices(3)), strict=True):
         assert torch.equal(batch, expected)
         assert not torch.equal(changed, expected)
+
+
+def test_processes_that_share_a_batch_paste_the_tumours_that_one_would(
+    tiny_data: TinyData,
+) -> None:
+    cache = SliceCache(tiny_data.cache, TRAINING, EVERYTHING)
+    plan = BatchPlan(cache.has_tumour, 8, EVERYTHING, seed=0)
+    names = AugmentationConfig.__dataclass_fields__
+    only_paste = AugmentationConfig(**{**dict.fromkeys(names, 0.0), "paste_tumour": 1.0})
+
+    def load(share: Share) -> tuple[torch.Tensor, torch.Tensor]:
+        random = BatchRandom(torch.Generator().manual_seed(0), share)
+        return load_batch(cache, plan, 3, only_paste, random)
+
+    images, masks = load(Share())
+    halves = [load(Share(index, 2)) for index in range(2)]
+    assert torch.equal(torch.cat([half[0] for half in halves]), images)
+    assert torch.equal(torch.cat([half[1] for half in halves]), masks)
+    assert (masks != cache.load(plan.indices(3))[1]).flatten(1).any(1).sum() >= 3
 
 
 def test_nothing_left_is_an_error(tiny_data: TinyData) -> None:
