@@ -101,7 +101,8 @@ def make_parser() -> argparse.ArgumentParser:
         "--init",
         type=Path,
         metavar="MODEL",
-        help="model file of the same network, whose weights a new run starts from (fine-tuning)",
+        help="model file whose weights a new run starts from (fine-tuning): of the same network, "
+        "or, for the U-Net, of a model with such an encoder",
     )
     parser.add_argument(
         "--init-encoder",

@@ -47,7 +47,7 @@ def load_initial_weights(
     Parameters
     ----------
     path
-        A diffusion model; for a ``[baseline.unet]`` its prior encoder is taken.
+        A diffusion model; for a ``[baseline.unet]`` its prior encoder is taken, or a U-Net's file.
     config
         Of the run.
     encoder_path

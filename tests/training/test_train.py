@@ -398,6 +398,8 @@ def test_only_the_denoiser_learns_after_another_encoder(
     tuned = tmp_path / "tuned"
     alone = tiny_data.train(tuned, "--init-encoder", str(unet), *frozen)
     assert (alone, "--init-encoder needs --init" in capsys.readouterr().err) == (1, True)
+    assert tiny_data.train(tuned, *frozen) == 1
+    assert "name the model that it comes from with --init" in capsys.readouterr().err
     start = ("--init", str(model), "--init-encoder", str(unet))
     assert tiny_data.train(tuned, *start, *frozen) == 0
     before = load_checkpoint(model).network.state_dict()

@@ -132,22 +132,26 @@ class ResultLayers:
         """Add a layer: the mask on top, maps below the outline of the truth."""
         from napari.layers import Layer as AnyLayer
 
-        layers = self._viewer.layers
-        if not find_layers(layers, role="image", case=run.case):
+        if not find_layers(self._viewer.layers, role="image", case=run.case):
             return  # the case was closed meanwhile
-        active = set(layers.selection)
         layer = AnyLayer.create(*data)
         if role in ("mean", "variance"):
             layer.visible = role == self._overlay
             self._without_legend.append(layer)
+        self._insert(run, layer, on_top=role == "mask", outline=data[2] == "labels")
+
+    def _insert(self, run: Run, layer: Layer, *, on_top: bool, outline: bool) -> None:
+        """Put a layer on top, or below the outlines of truth and mask."""
+        layers = self._viewer.layers
+        active = set(layers.selection)
         above = [*find_layers(layers, role="truth", case=run.case), *self.of_run(run).values()]
         above = [each for each in above if _role_of(each) in ("truth", "mask")]
         with _steady_view(self._viewer):
-            if role == "mask" or not above:
+            if on_top or not above:
                 layers.append(layer)
             else:
                 layers.insert(min(map(layers.index, above)), layer)
-            if data[2] == "labels":
+            if outline:
                 draw_outline(layer)
         layers.selection = active
 
@@ -214,21 +218,9 @@ class ResultLayers:
             return
         if not show:
             return
-        layers = self._viewer.layers
-        active = set(layers.selection)
         drawing = make_drawing_layer(run.case, run.id, role, data, name, colours, _details(run))
         layer = AnyLayer.create(*drawing)
-        there = self.of_run(run)
-        outlines = [*find_layers(layers, role="truth", case=run.case), *there.values()]
-        above = [each for each in outlines if _role_of(each) in ("truth", "mask")]
-        with _steady_view(self._viewer):
-            if role == "member" or not above:
-                layers.append(layer)
-            else:
-                layers.insert(min(map(layers.index, above)), layer)
-            if contour:
-                draw_outline(layer)
-        layers.selection = active
+        self._insert(run, layer, on_top=role == "member", outline=bool(contour))
 
     def hide(self, run: Run, role: Role) -> None:
         """Hide a layer of a run, if it is there."""
