@@ -137,8 +137,9 @@ class Trainer:
 
     def start_from(self, initial: InitialWeights) -> None:
         """Begin with the weights of a model, as their average too; its record is kept."""
-        self.network.load_state_dict(initial.weights)
-        self.ema.load(initial.weights)
+        weights = {**self.network.state_dict(), **initial.weights}
+        self.network.load_state_dict(weights)
+        self.ema.load(weights)
         self._provenance |= initial.origins
 
     def save(self) -> Path:

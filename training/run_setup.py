@@ -84,14 +84,13 @@ def _read_and_check(
         allow_changes=options.allow_changes,
     )
     init = None
-    if options.init is None and options.init_encoder is not None:
-        raise ParameterError("--init-encoder needs --init: the model whose encoder is replaced.")
-    if not config.optimiser.train_prior_encoder and options.init is None and resumed_step is None:
+    named = options.init is not None or options.init_encoder is not None
+    if not config.optimiser.train_prior_encoder and not named and resumed_step is None:
         raise ParameterError(
             "optimiser.train_prior_encoder = false keeps the encoder as it is: name the model that "
-            "it comes from with --init."
+            "it comes from with --init, or the U-Net with --init-encoder."
         )
-    if options.init is not None and resumed_step is None:
+    if named and resumed_step is None:
         init = load_initial_weights(options.init, config, options.init_encoder)
     validator = None
     if split.validation and config.run.validate_every:

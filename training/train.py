@@ -108,7 +108,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--init-encoder",
         type=Path,
         metavar="UNET",
-        help="with --init: file of a trained U-Net, which takes the prior encoder's place",
+        help="file of a trained U-Net, which is the prior encoder that a new run starts from",
     )
     parser.add_argument(
         "--allow-changes", action="store_true", help="go on with other settings than before"

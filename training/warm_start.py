@@ -29,16 +29,16 @@ class InitialWeights:
     """What a new run starts from."""
 
     weights: Mapping[str, Tensor]
-    """Of the run's network, by name."""
+    """Of the run's network or a part of it, by name."""
     origins: Mapping[str, Mapping[str, Any]]
     """For the run's record: ``init``, and ``init_encoder`` where the encoder is another's."""
     paths: tuple[Path, ...]
 
 
 def load_initial_weights(
-    path: Path, config: TrainingConfig, encoder_path: Path | None = None
+    path: Path | None, config: TrainingConfig, encoder_path: Path | None = None
 ) -> InitialWeights:
-    """Return the weights of a model for a new run with a configuration.
+    """Return the weights of a model, of a trained encoder or of both for a new run.
 
     A diffusion model that sees fewer neighbouring slices than the configuration is given weights
     of zero for the new ones, so that it begins with the answers that it gave before. Shares of
@@ -48,6 +48,7 @@ def load_initial_weights(
     ----------
     path
         A diffusion model; for a ``[baseline.unet]`` its prior encoder is taken, or a U-Net's file.
+        None: there is only the encoder, and the denoiser starts from nothing.
     config
         Of the run.
     encoder_path
@@ -66,8 +67,24 @@ def load_initial_weights(
                 "--init is for diffusion models and [baseline.unet], --init-encoder for diffusion "
                 "models with a prior encoder."
             )
+        assert path is not None
         unet = _load_unet(path, config.baseline.unet, config.preprocessing)
         return InitialWeights(unet.weights, {"init": unet.origin}, (path,))
+    start = InitialWeights({}, {}, ()) if path is None else _load_model(path, config)
+    if encoder_path is None:
+        return start
+    if config.model.prior_encoder is None:
+        raise ParameterError("--init-encoder is for models with a [model.prior_encoder].")
+    unet = _load_unet(encoder_path, config.model.prior_encoder, config.preprocessing)
+    encoder = {f"{_ENCODER}.{name}": value for name, value in unet.weights.items()}
+    return InitialWeights(
+        {**start.weights, **encoder},
+        {**start.origins, "init_encoder": unet.origin},
+        (*start.paths, encoder_path),
+    )
+
+
+def _load_model(path: Path, config: TrainingConfig) -> InitialWeights:
     model = load_checkpoint(path)
     if set(model.preprocessing.context_slices) < set(config.preprocessing.context_slices):
         model = widen_context(model, config.preprocessing.context_slices)
@@ -82,17 +99,7 @@ def load_initial_weights(
         "preprocessing": to_dict(config.preprocessing),
     }
     _check_same(path, theirs, ours)
-    weights = dict(model.network.state_dict())
-    origins: dict[str, Mapping[str, Any]] = {"init": _describe_origin(model)}
-    paths: tuple[Path, ...] = (path,)
-    if encoder_path is not None:
-        if config.model.prior_encoder is None:
-            raise ParameterError("--init-encoder is for models with a [model.prior_encoder].")
-        unet = _load_unet(encoder_path, config.model.prior_encoder, config.preprocessing)
-        weights |= {f"{_ENCODER}.{name}": value for name, value in unet.weights.items()}
-        origins["init_encoder"] = unet.origin
-        paths = (path, encoder_path)
-    return InitialWeights(weights, origins, paths)
+    return InitialWeights(model.network.state_dict(), {"init": _describe_origin(model)}, (path,))
 
 
 @dataclass(frozen=True)

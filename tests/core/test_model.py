@@ -88,13 +88,34 @@ def test_slices_that_do_not_fit_are_refused() -> None:
         ({"in_channels": 3}, "two channels"),
         ({"context_channels": 5}, "context_channels must be 8"),
         ({"time_conditioned": False}, "conditioned on the timestep"),
-        ({"patch_size": 2}, "same patch_size"),
+        ({"patch_size": 2}, "multiple of the encoder's"),
+        ({"patch_size": 8}, "context_channels must be 32"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(change: dict[str, int], message: str) -> None:
     config = fast_model_config(8, 8, (1, 2), (1,))
     with pytest.raises(ParameterError, match=message):
         ModelConfig(replace(config.denoiser, **change), config.prior_encoder)
+
+
+def test_a_denoiser_on_a_coarser_grid_sees_every_feature_of_a_finer_encoder() -> None:
+    config = fast_model_config(8, 8, (1, 2), (1,))
+    assert config.prior_encoder is not None
+    network = DiffusionModel(
+        ModelConfig(
+            replace(config.denoiser, context_channels=32),
+            replace(config.prior_encoder, patch_size=2),
+        ),
+        fast_diffusion_config(),
+    )
+    image = torch.rand(2, 4, 16, 24)
+    assert network.prior_encoder is not None
+    with torch.inference_mode():
+        fine = network.prior_encoder.compute_features(image)
+        coarse = network.encode_prior(image).features
+    assert coarse is not None
+    torch.testing.assert_close(torch.nn.functional.pixel_shuffle(coarse, 2), fine)
+    assert run(network, image, torch.zeros(2, 1, 16, 24)).shape == (2, 1, 16, 24)
 
 
 def test_networks_and_diffusion_must_agree() -> None:

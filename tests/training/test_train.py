@@ -396,8 +396,6 @@ def test_only_the_denoiser_learns_after_another_encoder(
     )
     frozen = ("--set", "optimiser.train_prior_encoder=false", "--set", "run.total_steps=2")
     tuned = tmp_path / "tuned"
-    alone = tiny_data.train(tuned, "--init-encoder", str(unet), *frozen)
-    assert (alone, "--init-encoder needs --init" in capsys.readouterr().err) == (1, True)
     assert tiny_data.train(tuned, *frozen) == 1
     assert "name the model that it comes from with --init" in capsys.readouterr().err
     start = ("--init", str(model), "--init-encoder", str(unet))
@@ -414,6 +412,16 @@ def test_only_the_denoiser_learns_after_another_encoder(
     assert moved
     origins = read_record(tuned / STATE_NAME)["provenance"]
     assert (origins["init"]["name"], origins["init_encoder"]["name"]) == ("finished", "unet")
+
+    # The U-Net alone: the denoiser starts from nothing.
+    fresh = tmp_path / "fresh"
+    assert tiny_data.train(fresh, "--init-encoder", str(unet), *frozen) == 0
+    state = load_state_tensors(fresh)
+    for name, value in encoder.state_dict().items():
+        assert torch.equal(state[f"network.prior_encoder.{name}"], value)
+    assert set(read_record(fresh / STATE_NAME)["provenance"]) & {"init", "init_encoder"} == {
+        "init_encoder"
+    }
 
 
 def test_run_does_not_start_from_another_kind_of_model(

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from napari_diffseg.core.diffusion import Denoised, Denoiser, DiffusionConfig, decode_output
 from napari_diffseg.core.errors import ParameterError
@@ -35,14 +36,21 @@ class ModelConfig:
             return
         if encoder.time_conditioned or encoder.out_channels != 1:
             raise ParameterError("The prior encoder has one output channel and no timestep.")
-        if encoder.patch_size != denoiser.patch_size or denoiser.in_channels != 2:
+        if denoiser.patch_size % encoder.patch_size or denoiser.in_channels != 2:
             raise ParameterError(
-                "Encoder and denoiser need the same patch_size, and the denoiser two channels "
-                "(noised mask and prior logits)."
+                "The denoiser's patch_size must be a multiple of the encoder's, and it needs two "
+                "channels (noised mask and prior logits)."
             )
         features = encoder.base_channels * encoder.channel_multipliers[0]
+        features *= self.features_patch_size**2
         if denoiser.context_channels != features:
             raise ParameterError(f"The denoiser's context_channels must be {features}.")
+
+    @property
+    def features_patch_size(self) -> int:
+        """Factor of the pixel-unshuffle from the encoder's features to the denoiser's grid."""
+        encoder = self.prior_encoder
+        return 1 if encoder is None else self.denoiser.patch_size // encoder.patch_size
 
     @property
     def n_prior_channels(self) -> int:
@@ -67,7 +75,7 @@ class EncodedPrior:
     image : (B, C, Y, X)
         Concatenated to the noised mask: the MR image, or the encoder's logits (C = 1).
     features : (B, F, Y / patch_size, X / patch_size) or None
-        Concatenated after the stem's pixel-unshuffle.
+        On the denoiser's grid; concatenated after its stem's pixel-unshuffle.
     """
 
     image: Tensor
@@ -100,7 +108,8 @@ class DiffusionModel(nn.Module):
         if self.prior_encoder is None:
             return EncodedPrior(prior_image)
         features = self.prior_encoder.compute_features(prior_image)
-        return EncodedPrior(self.prior_encoder.predict(features), features)
+        logits = self.prior_encoder.predict(features)
+        return EncodedPrior(logits, F.pixel_unshuffle(features, self.config.features_patch_size))
 
     def forward(self, x_t: Tensor, t: Tensor, prior: EncodedPrior) -> Tensor:
         """Return the raw output (B, out_channels, Y, X) at timesteps ``t`` (B,)."""
