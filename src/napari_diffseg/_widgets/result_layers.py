@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Layer
     from numpy.typing import NDArray
-    from qtpy.QtCore import QObject
+    from qtpy.QtWidgets import QWidget
 
     from napari_diffseg._widgets.ensemble_section import Overlay
     from napari_diffseg._widgets.run import Run
@@ -35,7 +35,7 @@ LEGEND_MS = 300
 class ResultLayers:
     """Shows the arrays of runs. A layer that the user has deleted is left alone."""
 
-    def __init__(self, viewer: ViewerModel, parent: QObject) -> None:
+    def __init__(self, viewer: ViewerModel, parent: QWidget) -> None:
         self._viewer = viewer
         self._overlay: Overlay = "mean"
         self._turns = Turns(parent)
@@ -65,9 +65,9 @@ class ResultLayers:
         the user has given them; or they are kept, hidden and renamed. Which layer is active does
         not change, nor does the view.
 
-        What is new comes one layer in each turn of the event loop, the mask first (unless
-        `at_once`): all in one would let the window stand still for half a second. Legends come
-        with `show_legends`.
+        What is new comes one layer in each turn of the event loop (unless `at_once`): all in one
+        would let the window stand still for half a second. The samples are first, since napari
+        slices whatever is there anew when their axis comes. Legends come with `show_legends`.
         """
         self._turns.clear()
         others = self._others(run)
@@ -79,8 +79,8 @@ class ResultLayers:
             missing = self._take_over(run, others)
         if missing:
             self.set_overlay(run, overlay)
-        mask_first = sorted(missing, key=lambda role: role != "mask")
-        self._turns.add(partial(self._add, run, role, missing[role]) for role in mask_first)
+        order = sorted(missing, key=("samples", "mask", "mean", "variance").index)
+        self._turns.add(partial(self._add, run, role, missing[role]) for role in order)
         if at_once:
             self._turns.finish()
 

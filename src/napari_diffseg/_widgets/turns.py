@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from qtpy.QtCore import QObject, QTimer
+from qtpy.QtWidgets import QWidget
 
 PAUSE_MS = 1  # with 0 Qt calls the next one before it draws or looks at the mouse
 
 
 class Turns(QObject):
-    """Calls functions one after the other, each in a turn of the event loop of its own."""
+    """Calls functions one after the other, each in a turn of the event loop of its own.
 
-    def __init__(self, parent: QObject) -> None:
+    What a call changes in the parent's window is drawn in the turn after it: Qt would draw before
+    it looks at anything else, and the window would stand still for both.
+    """
+
+    def __init__(self, parent: QWidget) -> None:
         super().__init__(parent)
+        self._widget = parent
         self._waiting: deque[Callable[[], object]] = deque()
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
@@ -42,7 +49,21 @@ class Turns(QObject):
         self._timer.stop()
 
     def _call_next(self) -> None:
-        if self._waiting:
+        if not self._waiting:
+            return
+        window = self._widget.window()
+        # The timer is the window's: it draws again even if the widget is closed in between.
+        later = QTimer(window)
+        later.setSingleShot(True)
+        later.timeout.connect(partial(window.setUpdatesEnabled, True))
+        later.timeout.connect(self._go_on)
+        later.timeout.connect(later.deleteLater)
+        window.setUpdatesEnabled(False)
+        try:
             self._waiting.popleft()()
+        finally:
+            later.start(0)
+
+    def _go_on(self) -> None:
         if self._waiting and not self._timer.isActive():  # the call may have asked for a pause
             self._timer.start(PAUSE_MS)
