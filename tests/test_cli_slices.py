@@ -77,7 +77,7 @@ def test_slices_are_what_the_published_code_reads(case: Path, tmp_path: Path, ca
     assert len(slices) == 3
     loaded = load_case(case)
     brain = find_brain(loaded.prior_image)
-    expected = normalise(loaded.prior_image, brain, PAPER_PREPROCESSING)
+    expected = normalise(loaded.prior_image, brain, PAPER_PREPROCESSING.percentiles)
     for point in slices:
         number = int(Path(point["t1"]).parent.name[-3:])
         for channel, modality in enumerate(MODALITIES):

@@ -1,9 +1,8 @@
 """From intensities to what the network sees, and back: the same code for training and inference.
 
 Per volume and modality, the 1st-99th percentile of the brain becomes [0, 1] (Wolleb et al. 2021,
-section 3.1; background stays 0), or intensities are counted from the brain's median. Slices are
-resampled in-plane to the spacing of the training data where the scan differs, and cut to a window
-around the brain.
+section 3.1; background stays 0). Slices are resampled in-plane to the spacing of the training
+data where the scan differs, and cut to a window around the brain.
 """
 
 from __future__ import annotations
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from napari_diffseg.core.brats import Case
 
 FloatArray = NDArray[np.float32]
-_MEDIAN_BECOMES, _STD_BECOMES = 0.4, 0.1
-_QUARTILES_OF_A_NORMAL = 1.349  # their distance in standard deviations
 
 
 @dataclass(frozen=True)
@@ -33,10 +30,6 @@ class PreprocessingConfig:
     """Smallest (Y, X) that the network is given, in voxels of ``spacing_mm``."""
     centre: Literal["brain", "grid"] = "brain"
     """Where the window lies: around the brain's bounding box, or in the middle of the slice."""
-    normalisation: Literal["percentiles", "median"] = "percentiles"
-    """``percentiles``: these become 0 and 1, as in the paper; where a large tumour is the brightest
-    thing, the rest of the brain becomes darker. ``median``: the brain's median becomes 0.4 and its
-    standard deviation, by its quartiles, 0.1; a tumour hardly changes them."""
     percentiles: tuple[float, float] = (1.0, 99.0)
     """Percentiles of the brain that become 0 and 1."""
     spacing_mm: float = 1.0
@@ -55,10 +48,6 @@ class PreprocessingConfig:
             raise ParameterError(f"percentiles must be 0 <= low < high <= 100, not {low}, {high}.")
         if any(n < 1 or n % self.stride for n in self.window):
             raise ParameterError(f"window {self.window} must be multiples of {self.stride}.")
-        if self.normalisation not in ("percentiles", "median"):
-            raise ParameterError(
-                f"Unknown normalisation {self.normalisation!r}: percentiles or median."
-            )
         if self.centre not in ("brain", "grid"):
             raise ParameterError(f"Unknown centre {self.centre!r}: brain or grid.")
         if 0 in self.context_slices:
@@ -141,29 +130,22 @@ def find_brain(prior_image: FloatArray) -> NDArray[np.bool_]:
 
 
 def normalise(
-    prior_image: FloatArray, brain: NDArray[np.bool_], config: PreprocessingConfig
+    prior_image: FloatArray, brain: NDArray[np.bool_], percentiles: tuple[float, float]
 ) -> FloatArray:
-    """Map the brain's intensities to [0, 1], per modality; outside of the brain is 0.
+    """Map percentiles of the brain to [0, 1], per modality; outside of the brain is 0.
 
     ``prior_image`` is (4, Z, Y, X), ``brain`` (Z, Y, X). Only the brain's values decide, so a
     volume gives the same result whatever surrounds it.
     """
-    return np.stack([_normalise_volume(volume, brain, config) for volume in prior_image])
+    return np.stack([_normalise_volume(volume, brain, percentiles) for volume in prior_image])
 
 
 def _normalise_volume(
-    volume: FloatArray, brain: NDArray[np.bool_], config: PreprocessingConfig
+    volume: FloatArray, brain: NDArray[np.bool_], percentiles: tuple[float, float]
 ) -> FloatArray:
     out = np.zeros(volume.shape, np.float32)
     values = volume[brain]
-    if config.normalisation == "median":
-        first, median, third = np.percentile(values, (25.0, 50.0, 75.0))
-        # With few grey levels more than half of the brain may have one and the same.
-        std = (third - first) / _QUARTILES_OF_A_NORMAL or float(values.std())
-        low = median - _MEDIAN_BECOMES / _STD_BECOMES * std
-        high = low + std / _STD_BECOMES
-    else:
-        low, high = np.percentile(values, config.percentiles)
+    low, high = np.percentile(values, percentiles)
     if high > low:
         out[brain] = np.clip((values - low) / (high - low), 0.0, 1.0)
     return out
@@ -290,6 +272,6 @@ def prepare_arrays(
     if len(z_indices):
         # One modality at a time: a whole case in float32 is 140 MB, and the user is waiting.
         for modality, volume in enumerate(prior_image):
-            normalised = _normalise_volume(volume, brain, config)
+            normalised = _normalise_volume(volume, brain, config.percentiles)
             slices[:, modality] = window.cut(normalised[z_indices])
     return PreparedCase(slices, z_indices, window, brain, context)

@@ -189,7 +189,7 @@ def _take_intensities(case: Case, raw: bool) -> NDArray[np.float32]:
     brain = find_brain(case.prior_image)
     if not brain.any():
         raise CaseError(f"{case.name}: no voxel differs from 0. Check that the images are right.")
-    return normalise(case.prior_image, brain, PAPER_PREPROCESSING)
+    return normalise(case.prior_image, brain, PAPER_PREPROCESSING.percentiles)
 
 
 def _move_all(moves: Sequence[tuple[Path, Path]]) -> None:
