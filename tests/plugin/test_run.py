@@ -91,7 +91,7 @@ def test_the_window_lives_while_the_layers_of_a_first_result_come(
     desk.segment()
     timer.stop()
     desk.viewer.layers.events.inserted.disconnect(note)
-    assert list(came) == ["mask", "samples", "variance", "mean"]
+    assert list(came) == ["samples", "mask", "variance", "mean"]
     assert len(set(came.values())) == 4
     assert desk.roles == [*["image"] * 4, "samples", "variance", "mean", "truth", "mask"]
     assert [desk.layer(role).visible for role in ("samples", "variance", "mean")] == [0, 0, 1]

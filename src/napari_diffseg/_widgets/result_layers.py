@@ -79,7 +79,7 @@ class ResultLayers:
             missing = self._take_over(run, others)
         if missing:
             self.set_overlay(run, overlay)
-        order = sorted(missing, key=("samples", "mask", "mean", "variance").index)
+        order = sorted(missing, key=("samples", "mask", "variance", "mean").index)
         self._turns.add(partial(self._add, run, role, missing[role]) for role in order)
         if at_once:
             self._turns.finish()

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
 
+from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QTimer
 from qtpy.QtWidgets import QWidget
 
@@ -26,6 +27,9 @@ class Turns(QObject):
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.timeout.connect(self._call_next)
+        self._drawn = QTimer(self)
+        self._drawn.setSingleShot(True)
+        self._drawn.timeout.connect(self._go_on)
 
     @property
     def is_waiting(self) -> bool:
@@ -52,18 +56,19 @@ class Turns(QObject):
         if not self._waiting:
             return
         window = self._widget.window()
-        # The timer is the window's: it draws again even if the widget is closed in between.
-        later = QTimer(window)
-        later.setSingleShot(True)
-        later.timeout.connect(partial(window.setUpdatesEnabled, True))
-        later.timeout.connect(self._go_on)
-        later.timeout.connect(later.deleteLater)
         window.setUpdatesEnabled(False)
         try:
             self._waiting.popleft()()
         finally:
-            later.start(0)
+            # Not by a timer of the widget's: it may be closed in between.
+            QTimer.singleShot(0, partial(_draw_again, window))
+            self._drawn.start(0)
 
     def _go_on(self) -> None:
         if self._waiting and not self._timer.isActive():  # the call may have asked for a pause
             self._timer.start(PAUSE_MS)
+
+
+def _draw_again(window: QWidget) -> None:
+    if isalive(window):
+        window.setUpdatesEnabled(True)
