@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from qtpy.QtCore import Qt
+from qtpy.QtTest import QTest
 from qtpy.QtWidgets import (
     QAbstractButton,
     QAbstractSlider,
     QAbstractSpinBox,
+    QApplication,
     QComboBox,
+    QRadioButton,
     QScrollArea,
     QScrollBar,
     QWidget,
@@ -59,3 +63,39 @@ def test_the_dock_fits_on_a_laptop(make_desk: Callable[..., Desk], case_folder: 
     assert desk.widget.width() <= WINDOW_SIZE[0] // 3
     assert scroll.horizontalScrollBar().maximum() == 0
     assert scroll.widget().minimumSizeHint().width() <= scroll.viewport().width()
+
+
+def test_tab_visits_every_control_from_top_to_bottom(
+    make_desk: Callable[..., Desk], case_folder: Path
+) -> None:
+    desk = make_desk(show=True)
+    desk.open(case_folder)
+    desk.segment()
+    dock, column = desk.widget, desk.widget.findChild(QScrollArea).widget()
+    desk.viewer.window._qt_window.activateWindow()
+    first = dock.findChild(QComboBox)
+    first.setFocus()
+    desk.wait(first.hasFocus)
+    visited: list[QWidget] = []
+    while (control := QApplication.focusWidget()) and dock.isAncestorOf(control):
+        assert control not in visited
+        assert not control.visibleRegion().isEmpty(), "scrolled into view"
+        visited.append(control)
+        QTest.keyClick(control, Qt.Key.Key_Tab)
+    reachable = {
+        control
+        for kind in CONTROLS
+        for control in column.findChildren(kind)
+        if control.isVisible()
+        and control.isEnabled()
+        and control.focusPolicy() & Qt.FocusPolicy.TabFocus
+        and not isinstance(control, QRadioButton)  # of a group Tab visits one
+    }
+    assert len(reachable) > 20
+    assert not reachable - set(visited)
+    middles = [
+        control.mapTo(column, control.rect().center()).y()
+        for control in visited
+        if column.isAncestorOf(control)
+    ]
+    assert middles == sorted(middles)

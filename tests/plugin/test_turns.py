@@ -19,7 +19,7 @@ class Window(QMainWindow):
         self.calls: list[str] = []
         self.drawn: list[int] = []
 
-    def paintEvent(self, event: object) -> None:  # noqa: N802
+    def paintEvent(self, _event: object) -> None:  # noqa: N802
         self.drawn.append(len(self.calls))
 
     def call(self, name: str) -> None:
