@@ -36,18 +36,19 @@ _TRAINERS = Path(__file__).resolve().parent / "nnunet_trainers"
 
 def make_commands(arguments: argparse.Namespace) -> list[list[str]]:
     """Return the commands of nnU-Net that an action still has to run, in their order."""
-    work, configuration = arguments.work, arguments.configuration
+    work, configuration = arguments.work, _configuration(arguments)
     options = f"-tr {_trainer(arguments)} -device {arguments.device}"
     if arguments.action == "train":
         n = min(4, os.cpu_count() or 1)  # nnU-Net's own 8 need more memory than a laptop has
-        plan = f"nnUNetv2_plan_and_preprocess -d {_NUMBER} -c {configuration} -np {n} -npfp {n}"
+        planned = arguments.configuration
+        plan = f"nnUNetv2_plan_and_preprocess -d {_NUMBER} -c {planned} -np {n} -npfp {n}"
         # --c goes on with a fold that was interrupted, or begins it.
         folds = [
             f"nnUNetv2_train {_NUMBER} {configuration} {fold} {options} --c".split()
             for fold in arguments.folds
             if not (find_fold(arguments, fold) / "checkpoint_final.pth").exists()
         ]
-        is_prepared = _is_prepared(work, configuration)
+        is_prepared = _is_prepared(work, planned)
         return ([] if is_prepared else [[*plan.split(), "--verify_dataset_integrity"]]) + folds
     predict = f"nnUNetv2_predict -d {_NUMBER} -c {configuration} {options} --save_probabilities"
     images, out = work / "raw" / DATASET / "imagesTs", work / "predictions"
@@ -61,9 +62,30 @@ def _trainer(arguments: argparse.Namespace) -> str:
     return f"nnUNetTrainer_{arguments.epochs}epochs_{arguments.iterations}iterations"
 
 
+def _configuration(arguments: argparse.Namespace) -> str:
+    """Return the name by which nnU-Net knows the configuration with its batch size."""
+    name: str = arguments.configuration
+    return name if arguments.batch_size is None else f"{name}_batch{arguments.batch_size}"
+
+
+def _add_configuration(arguments: argparse.Namespace) -> None:
+    """Add the configuration with its batch size to nnU-Net's plans, as nnU-Net's users do."""
+    if arguments.batch_size is None:
+        return
+    path = arguments.work / "preprocessed" / DATASET / f"{_PLANS}.json"
+    plans = json.loads(path.read_text(encoding="utf-8"))
+    plans["configurations"][_configuration(arguments)] = {
+        "inherits_from": arguments.configuration,
+        "batch_size": arguments.batch_size,
+    }
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(json.dumps(plans, indent=4) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
 def find_fold(arguments: argparse.Namespace, fold: str) -> Path:
     """Return the folder in which nnU-Net keeps a trained fold."""
-    name = f"{_trainer(arguments)}__{_PLANS}__{arguments.configuration}"
+    name = f"{_trainer(arguments)}__{_PLANS}__{_configuration(arguments)}"
     folder: Path = arguments.work / "results" / DATASET / name / f"fold_{fold}"
     return folder
 
@@ -113,6 +135,8 @@ def train(arguments: argparse.Namespace) -> None:
     """
     record = arguments.work / "predictions" / EFFORT_NAME
     for command in make_commands(arguments):
+        if command[0] == "nnUNetv2_train":
+            _add_configuration(arguments)
         started = time.monotonic()
         try:
             run_commands([command], arguments.work)
@@ -164,8 +188,20 @@ def make_parser() -> argparse.ArgumentParser:
         action.add_argument(
             "--iterations", type=int, default=250, help="of an epoch (default: %(default)s)"
         )
+        action.add_argument(
+            "--batch-size",
+            type=_parse_batch_size,
+            metavar="N",
+            help="slices of an iteration, for more and shorter ones (default: as nnU-Net plans)",
+        )
         action.add_argument("--device", choices=("cpu", "cuda", "mps"), default="cuda")
     return parser
+
+
+def _parse_batch_size(text: str) -> int:
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"a batch has at least 2 slices, not {text!r}")
+    return int(text)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

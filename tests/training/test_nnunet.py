@@ -127,7 +127,8 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         commands.append(command)
         if command[0] == "nnUNetv2_train":
             trainer = command[command.index("-tr") + 1]
-            fold = tmp_path / "results" / DATASET / f"{trainer}__nnUNetPlans__2d/fold_{command[3]}"
+            name = f"{trainer}__nnUNetPlans__{command[2]}/fold_{command[3]}"
+            fold = tmp_path / "results" / DATASET / name
             fold.mkdir(parents=True)
             (fold / "checkpoint_final.pth").touch()
             effort = {"parameters": 10, "images_seen": 300, "seconds_per_iteration": 0.5}
@@ -181,6 +182,33 @@ def test_what_is_done_is_not_done_again(
     # Another length is another network.
     assert main(["train", *options, "--folds", "0", "--iterations", "50"]) == 0
     assert ran[0][5] == "nnUNetTrainer_1epochs_50iterations"
+
+
+def test_a_batch_size_is_a_configuration_beside_nnunets_own(
+    tiny_data: TinyData,
+    tmp_path: Path,
+    ran: list[list[str]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    convert = [str(tiny_data.cases), "--split", str(tiny_data.split), "--work", str(tmp_path)]
+    assert main(["convert", *convert]) == 0
+    prepared = tmp_path / "preprocessed" / DATASET
+    (prepared / "nnUNetPlans_2d").mkdir(parents=True)
+    for name in TRAINING:
+        (prepared / "nnUNetPlans_2d" / f"{name}.pkl").touch()
+    theirs = {"2d": {"batch_size": 106, "data_identifier": "nnUNetPlans_2d"}}
+    plans = prepared / "nnUNetPlans.json"
+    plans.write_text(json.dumps({"configurations": theirs}), "utf-8")
+    options = ["--work", str(tmp_path), "--folds", "all", "--epochs", "1", "--batch-size", "12"]
+    assert main(["train", *options]) == 0
+    assert main(["predict", *options]) == 0
+    assert [command[0] for command in ran] == ["nnUNetv2_train", "nnUNetv2_predict"]
+    assert ran[0][2] == ran[1][ran[1].index("-c") + 1] == "2d_batch12"
+    ours = {"2d_batch12": {"inherits_from": "2d", "batch_size": 12}}
+    assert json.loads(plans.read_text("utf-8"))["configurations"] == theirs | ours
+    with pytest.raises(SystemExit):
+        main(["train", *options[:-1], "1"])
+    assert "at least 2 slices" in capsys.readouterr().err
 
 
 def test_an_iteration_is_timed(tmp_path: Path, ran: list[list[str]]) -> None:

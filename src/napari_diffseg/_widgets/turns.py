@@ -55,7 +55,7 @@ class Turns(QObject):
     def _call_next(self) -> None:
         if not self._waiting:
             return
-        window = self._widget.window()
+        window = self._widget.window() or self._widget
         window.setUpdatesEnabled(False)
         try:
             self._waiting.popleft()()
