@@ -72,7 +72,7 @@ def test_tab_visits_every_control_from_top_to_bottom(
     desk.open(case_folder)
     desk.segment()
     dock, column = desk.widget, desk.widget.findChild(QScrollArea).widget()
-    desk.viewer.window._qt_window.activateWindow()
+    dock.window().activateWindow()
     first = dock.findChild(QComboBox)
     first.setFocus()
     desk.wait(first.hasFocus)
