@@ -228,6 +228,9 @@ def test_trainer_is_nnunets_but_for_its_length(
             self.save_every, self.batch_size = 50, 12
             self.network, self.output_folder = torch.nn.Linear(3, 1), str(tmp_path)
 
+        def initialize(self):
+            self.device = self.given[-1]
+
         def train_step(self, batch):
             return {"loss": batch["loss"]}
 
@@ -258,3 +261,14 @@ def test_trainer_is_nnunets_but_for_its_length(
     effort = json.loads((tmp_path / "effort.json").read_text("utf-8"))
     assert (effort["parameters"], effort["images_seen"]) == (4, 20 * 3 * 12)
     assert effort["seconds_per_iteration"] >= 0
+
+    images = torch.rand(2, 3)
+    exact = trainer.network(images)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    for has_bfloat16 in (False, True):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_bfloat16)  # noqa: B023
+        trainer.initialize()
+        outputs = trainer.network(images)
+        assert outputs.dtype == torch.float32
+        assert torch.equal(outputs, exact) != has_bfloat16
+        torch.testing.assert_close(outputs, exact, rtol=0, atol=0.02)

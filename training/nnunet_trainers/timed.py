@@ -45,6 +45,28 @@ class _Timed(nnUNetTrainer):
         self.save_every = max(1, min(50, self.epochs // 10))
         self._ends: list[float] = []
 
+    def initialize(self) -> None:
+        """Build the network; on a CPU with bfloat16 units it computes in bfloat16.
+
+        nnU-Net's own mixed precision is for CUDA only. Losses and weights stay float32.
+        """
+        super().initialize()
+        cpu = torch.cpu  # there are no public names for these
+        if self.device.type != "cpu" or not (
+            cpu._is_amx_tile_supported() or cpu._is_avx512_bf16_supported()  # noqa: SLF001
+        ):
+            return
+        forward = self.network.forward
+
+        def forward_in_bfloat16(images: torch.Tensor) -> Any:
+            with torch.autocast("cpu", torch.bfloat16):
+                outputs = forward(images)
+            if isinstance(outputs, torch.Tensor):
+                return outputs.float()
+            return [output.float() for output in outputs]  # one for each level of supervision
+
+        self.network.forward = forward_in_bfloat16
+
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Take the step, and remember when it ended."""
         result: dict[str, Any] = super().train_step(batch)
