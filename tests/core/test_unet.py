@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -149,6 +150,18 @@ def test_activations_take_the_memory_layout_of_the_weights():
         assert model.compute_features(x, t).is_contiguous(memory_format=layout)
 
 
+def test_batch_normalisation_is_of_the_training_data_and_not_of_the_batch():
+    model = randomise(UNet(replace(SMALL, norm="batch", time_conditioned=False)))
+    assert not any(isinstance(module, torch.nn.GroupNorm) for module in model.down[0].modules())
+    slices = torch.randn(2, 3, 8, 8)
+    alone = torch.cat([model(slices[:1]), model(slices[1:])])
+    torch.testing.assert_close(model(slices), alone)
+    before = model(slices)
+    model.train()
+    model(slices)  # moves the running averages
+    assert not torch.equal(model.eval()(slices), before)
+
+
 def test_published_network_works_on_slices_of_another_shape_and_batch():
     model = UNet(SMALL)
     for shape in ((1, 3, 4, 6), (3, 3, 10, 2)):
@@ -171,6 +184,7 @@ def test_what_does_not_fit_is_refused_in_words():
         ({"channel_multipliers": ()}, "multiples of n_groups"),
         ({"patch_size": 0}, "at least 1"),
         ({"n_res_blocks": 0}, "at least 1"),
+        ({"norm": "layer"}, 'norm is "group" or "batch"'),
     ],
 )
 def test_impossible_shapes_are_refused(changes, message):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +46,8 @@ class UNetConfig:
     """Channels of features on the stem's grid that are concatenated to the input."""
     time_conditioned: bool = True
     """Whether the network is told the timestep."""
+    norm: Literal["group", "batch"] = "group"
+    """Normalisation of the convolutions' input; attention has group normalisation either way."""
     n_groups: int = 32
     """Groups of every group normalisation."""
     dropout: float = 0.0
@@ -58,6 +60,8 @@ class UNetConfig:
                 f"Channels of each level ({widths}) must be positive multiples of "
                 f"n_groups ({self.n_groups})."
             )
+        if self.norm not in ("group", "batch"):
+            raise ParameterError(f'norm is "group" or "batch", not {self.norm!r}.')
         if self.patch_size < 1 or self.n_res_blocks < 1:
             raise ParameterError("patch_size and n_res_blocks must be at least 1.")
 
@@ -81,12 +85,12 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, config: UNetConfig) -> None:
         super().__init__()
-        self.norm_in = nn.GroupNorm(config.n_groups, in_channels)
+        self.norm_in = _make_norm(in_channels, config)
         self.conv_in = nn.Conv2d(in_channels, out_channels, 3, padding=1)
         self.time_projection = (
             nn.Linear(4 * config.base_channels, out_channels) if config.time_conditioned else None
         )
-        self.norm_out = nn.GroupNorm(config.n_groups, out_channels)
+        self.norm_out = _make_norm(out_channels, config)
         self.dropout = nn.Dropout(config.dropout)
         self.conv_out = _zero_init(nn.Conv2d(out_channels, out_channels, 3, padding=1))
         self.skip = (
@@ -223,7 +227,7 @@ class UNet(nn.Module):
                 self.up.append(self._stage(channels + skips.pop(), width, level, upsample))
                 channels = width
 
-        self.norm_out = nn.GroupNorm(config.n_groups, channels)
+        self.norm_out = _make_norm(channels, config)
         self.head = _zero_init(
             nn.Conv2d(channels, config.out_channels * config.patch_size**2, 3, padding=1)
         )
@@ -300,6 +304,12 @@ class UNet(nn.Module):
         if self.config.patch_size > 1:
             out = F.pixel_shuffle(out, self.config.patch_size)
         return out
+
+
+def _make_norm(channels: int, config: UNetConfig) -> nn.Module:
+    if config.norm == "batch":
+        return nn.BatchNorm2d(channels)
+    return nn.GroupNorm(config.n_groups, channels)
 
 
 def _zero_init(module: _Module) -> _Module:
