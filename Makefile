@@ -84,8 +84,8 @@ format: $(STAMP) ## sort imports, format, mend what ruff can mend
 screenshots: setup need-xvfb ## docs/images, made anew by driving a real window
 	@$(XVFB_RUN) $(PY) scripts/make_screenshots.py docs/images
 
-results: $(STAMP) ## docs/results.md and its figures, made anew from the numbers in docs/results/data
-	@$(PY) -m training.report docs/results/data --out docs/results.md
+results: $(STAMP) ## docs/results*.md and their figures, made anew from the numbers in docs/results*/data
+	@for page in docs/results*.md; do $(PY) -m training.report "$${page%.md}/data" --out "$$page" || exit 1; done
 
 # SPLIT=file: who is trained on; without it a split is made. It goes on after an interruption.
 BUDGET ?= 2h
