@@ -209,10 +209,10 @@ class TrainingConfig:
     run: RunConfig = field(default_factory=RunConfig)
 
     def __post_init__(self) -> None:
-        if self.run.recompute_activations and self.baseline and self.baseline.segnet:
+        if self.run.recompute_activations and self.has_batch_norm:
             raise ParameterError(
-                "run.recompute_activations is for U-Nets: SegNet would count each batch twice in "
-                "its normalisation. Use run.accumulate to save memory."
+                "run.recompute_activations is not for networks with batch normalisation, which "
+                "would count each batch twice. Use run.accumulate to save memory."
             )
         stride = (self.baseline or self.model).stride
         if self.preprocessing.stride % stride:
@@ -243,6 +243,19 @@ class TrainingConfig:
                 f"run.validation_steps ({self.run.validation_steps}) must not be more than "
                 f"diffusion.num_train_timesteps ({self.diffusion.num_train_timesteps})."
             )
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether what is trained has means over the batch: SegNet, or a U-Net that asks for it."""
+        if self.baseline is not None:
+            unets = [self.baseline.unet]
+            if self.baseline.segnet is not None:
+                return True
+        else:
+            unets = [self.model.denoiser]
+            if self.optimiser.train_prior_encoder:
+                unets.append(self.model.prior_encoder)
+        return any(unet is not None and unet.norm == "batch" for unet in unets)
 
 
 def find_config(name: str) -> Path:

@@ -137,10 +137,10 @@ def _check_divisible(config: TrainingConfig, processes: Processes, device: torch
             f"equally{accumulated}: run.batch_size, which is that of all processes together, must "
             f"be a multiple of {run.accumulate * processes.count}."
         )
-    if config.baseline is not None and config.baseline.segnet is not None and device.type == "cpu":
+    if config.has_batch_norm and device.type == "cpu":
         raise ParameterError(
-            "SegNet normalises over the whole batch, which several processes can only do on GPUs: "
-            "train it in one process."
+            "Batch normalisation is over the whole batch, which several processes can only do on "
+            "GPUs: train this network in one process."
         )
 
 

@@ -316,11 +316,15 @@ def test_recomputed_activations_are_not_kept(tiny_data: TinyData, tmp_path: Path
     assert few < 0.5 * all_of_them
 
 
-def test_segnet_does_not_recompute_activations() -> None:
-    segnet = BaselineConfig(segnet=SegNetConfig((4, 8), (1, 1)))
-    config = replace(tiny_config(), baseline=segnet)
-    with pytest.raises(ParameterError, match="recompute_activations is for U-Nets"):
-        replace(config, run=replace(config.run, recompute_activations=True))
+def test_batch_normalisation_does_not_recompute_activations() -> None:
+    segnet = replace(tiny_config(), baseline=BaselineConfig(segnet=SegNetConfig((4, 8), (1, 1))))
+    encoder = tiny_config('model.prior_encoder.norm="batch"')
+    for config in (segnet, encoder):
+        with pytest.raises(ParameterError, match="not for networks with batch normalisation"):
+            replace(config, run=replace(config.run, recompute_activations=True))
+    # An encoder that is kept as it is has no batch to count.
+    frozen = replace(encoder, optimiser=replace(encoder.optimiser, train_prior_encoder=False))
+    assert replace(frozen, run=replace(frozen.run, recompute_activations=True))
 
 
 # --- own estimates --------------------------------------------------------------------------------

@@ -168,11 +168,13 @@ def test_batch_that_cannot_be_shared_is_refused(settings: tuple[str, ...], compl
 
 
 def test_batch_normalisation_is_not_divided() -> None:
-    segnet = BaselineConfig(segnet=SegNetConfig((4, 8), (1, 1)))
-    config = replace(tiny_config("run.batch_size=6"), baseline=segnet)
-    with pytest.raises(ParameterError, match="SegNet normalises over the whole batch"):
-        _check_divisible(config, Three(), CPU)
-    _check_divisible(config, Three(), torch.device("cuda"))
+    config = tiny_config("run.batch_size=6")
+    segnet = replace(config, baseline=BaselineConfig(segnet=SegNetConfig((4, 8), (1, 1))))
+    for normalised in (segnet, tiny_config("run.batch_size=6", 'model.prior_encoder.norm="batch"')):
+        with pytest.raises(ParameterError, match="Batch normalisation is over the whole batch"):
+            _check_divisible(normalised, Three(), CPU)
+        _check_divisible(normalised, Three(), torch.device("cuda"))
+    _check_divisible(config, Three(), CPU)
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,9 @@
 """nnU-Net's trainer with a length that is part of its name, and a record of what it has cost.
 
 ``nnUNetTrainer_20epochs_50iterations`` trains 20 epochs of 50 iterations (nnU-Net's own: 1000 of
-250) and is nnU-Net's default trainer otherwise. The length is in the name because nnU-Net keeps
-results by it. nnU-Net looks for a class in every module of this folder, so the module makes the
-class that it is asked for.
+250) and is nnU-Net's default trainer otherwise, save for bfloat16 on a CPU. The length is in the
+name because nnU-Net keeps results by it. nnU-Net looks for a class in every module of this folder,
+so the module makes the class that it is asked for.
 """
 
 from __future__ import annotations

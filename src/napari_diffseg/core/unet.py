@@ -3,7 +3,8 @@
 Layer by layer the U-Net is the one of guided-diffusion (Dhariwal & Nichol 2021, 2105.05233), which
 the paper uses; :mod:`napari_diffseg.core.published` translates its parameter names. Two
 additions make the fast preset possible: a pixel-unshuffle stem, which moves the work to a grid
-``patch_size`` times coarser without losing a voxel, and context features on that grid.
+``patch_size`` times coarser without losing a voxel, and context features on that grid. A third,
+batch instead of group normalisation, is for training encoders on few patients.
 """
 
 from __future__ import annotations
