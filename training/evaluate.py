@@ -168,6 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             sampler=arguments.sampler,
             eta=arguments.eta,
             mirror=arguments.mirror,
+            vary_contrast=arguments.vary_contrast,
             sample_dropout=arguments.sample_dropout,
             seed=arguments.seed,
             device=arguments.device,
@@ -216,6 +217,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--mirror",
         action=argparse.BooleanOptionalAction,
         help="every second member sees the slice mirrored; default: as the model recommends",
+    )
+    add(
+        "--vary-contrast",
+        action=argparse.BooleanOptionalAction,
+        help="every member but the first sees a contrast of its own; default: as the model "
+        "recommends",
     )
     add(
         "--sample-dropout",

@@ -21,8 +21,9 @@ from napari_diffseg.core.checkpoint import (
 from napari_diffseg.core.errors import CheckpointError, DiffsegError, ParameterError
 from napari_diffseg.core.model import DiffusionModel
 from napari_diffseg.core.serialisation import from_dict, to_dict
+from napari_diffseg.core.views import MAX_GAIN_CHANGE, MAX_LOG_EXPONENT, MAX_OFFSET
 from training.baselines.checkpoint import LoadedBaseline, load_baseline, save_baseline
-from training.config import TrainingConfig
+from training.config import AugmentationConfig, TrainingConfig
 from training.logs import read_validation
 from training.objectives import make_objective
 from training.state import BEST_NAME, STATE_NAME, load_average
@@ -38,6 +39,7 @@ def export_run(
     description: str = "",
     steps: int | None = None,
     mirror: bool = False,
+    vary_contrast: bool = False,
 ) -> LoadedModel | LoadedBaseline:
     """Write the averaged weights of a run as a model file, and read it back.
 
@@ -60,13 +62,15 @@ def export_run(
         Recommended sampling steps; by default those that were validated.
     mirror
         Whether to recommend that every second member sees the slices mirrored.
+    vary_contrast
+        Whether to recommend that members see contrasts of their own.
 
     Raises
     ------
     CheckpointError
         If there is nothing to export yet, or it is damaged.
     ParameterError
-        If members are to be mirrored by a model that has not seen mirrored heads.
+        If members are to see what the model has not: mirrored heads, other contrasts.
     """
     path = folder / (STATE_NAME if weights == "last" else BEST_NAME)
     if not path.exists():
@@ -79,6 +83,12 @@ def export_run(
         raise ParameterError(
             f"{folder} was trained without left-right flips (augmentation.flip), so its members "
             "must not be mirrored. Export it without --mirror."
+        )
+    if vary_contrast and not _has_seen_contrasts(config.augmentation):
+        raise ParameterError(
+            f"{folder} was trained with smaller changes of contrast (augmentation.log_gamma, gain, "
+            f"offset) than {MAX_LOG_EXPONENT}, {MAX_GAIN_CHANGE} and {MAX_OFFSET}, so its members "
+            "must not see them. Export it without --vary-contrast."
         )
     origin = {**record["provenance"], **_describe_training(folder, weights, record, config)}
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -97,9 +107,18 @@ def export_run(
         description=description,
         recommended_steps=steps or config.run.validation_steps,
         mirror_members=mirror,
+        vary_contrast=vary_contrast,
     )
     save_checkpoint(out, network, config.preprocessing, card, origin, dtype)
     return load_checkpoint(out)
+
+
+def _has_seen_contrasts(augmentation: AugmentationConfig | None) -> bool:
+    return augmentation is not None and (
+        augmentation.log_gamma >= MAX_LOG_EXPONENT
+        and augmentation.gain >= MAX_GAIN_CHANGE
+        and augmentation.offset >= MAX_OFFSET
+    )
 
 
 def _describe_training(
@@ -137,6 +156,11 @@ def make_parser() -> argparse.ArgumentParser:
         "--mirror",
         action="store_true",
         help="recommend that every second member sees the slices mirrored left to right",
+    )
+    parser.add_argument(
+        "--vary-contrast",
+        action="store_true",
+        help="recommend that members see the slices through contrasts of their own",
     )
     return parser
 

@@ -126,7 +126,8 @@ def describe_model(model: LoadedModel, title: str) -> str:
         (
             "  recommended",
             f"{model.card.recommended_sampler}, {model.card.recommended_steps} steps"
-            + (", every second sample mirrored" if model.card.mirror_members else ""),
+            + (", every second sample mirrored" if model.card.mirror_members else "")
+            + (", contrast varied between samples" if model.card.vary_contrast else ""),
         ),
     ]
     if model.card.description:

@@ -26,6 +26,7 @@ RUN = RunRecord(
     n_steps=4,
     eta=None,
     mirror=True,
+    vary_contrast=True,
     seed=7,
     seeding="each on its own",
     first_member=0,
@@ -180,7 +181,7 @@ def test_results_of_the_first_version_open(
     for name in ("members", "work_list", "lesions", "verdict", "edited"):
         values.pop(name, None)
     for part, names in {
-        "run": ("mirror", "stopping"),
+        "run": ("mirror", "vary_contrast", "stopping"),
         "maps": ("consensus", "closest_member", "judged_slices"),
     }.items():
         for name in names:
@@ -191,6 +192,7 @@ def test_results_of_the_first_version_open(
     assert result.ensemble.sampled.all()
     assert result.judged.all()
     assert not result.record.run.mirror
+    assert not result.record.run.vary_contrast
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,7 @@ from napari_diffseg.core.model import ModelConfig
 from napari_diffseg.core.params import SAMPLERS, SegmentParams
 from napari_diffseg.core.preprocessing import prepare_case
 from napari_diffseg.core.segment import estimate_sample_mb, order_slices, segment
+from napari_diffseg.core.views import draw_contrast
 from tests.core.synthetic import synthetic_case
 from tests.models import tiny_model
 
@@ -115,6 +116,48 @@ def test_mirrored_members_see_the_other_side(model: Any) -> None:
 def test_the_model_says_whether_members_are_mirrored(model: Any) -> None:
     careful = replace(model, card=replace(model.card, mirror_members=True))
     asked = samples(drain(segment(CASE, model, replace(PARAMS, mirror=True))))
+    for key, value in samples(drain(segment(CASE, careful, PARAMS))).items():
+        np.testing.assert_array_equal(value, asked[key])
+
+
+def test_members_see_contrasts_of_their_own(model: Any) -> None:
+    plain = samples(drain(segment(CASE, model, PARAMS)))
+    events = drain(segment(CASE, model, replace(PARAMS, vary_contrast=True)))
+    varied = samples(events)
+    assert isinstance(events[0], Started)
+    assert events[0].vary_contrast
+    # The same noise for slices of that contrast; the first member sees them as they are.
+    prepared = prepare_case(CASE, model.preprocessing)
+    contrast = draw_contrast(PARAMS.seed, 2)
+    slices = prepared.slices.copy()
+    for k in range(4):
+        v = slices[:, k] ** contrast.exponents[k] * contrast.gains[k] + contrast.offsets[k]
+        slices[:, k] = v.clip(0, 1) * (prepared.slices > 0).any(axis=1)
+    changed = replace(prepared, slices=slices)
+    expected = samples(drain(segment(CASE, model, PARAMS, prepared=changed)))
+    for z in range(4, 8):
+        np.testing.assert_array_equal(varied[0, z], plain[0, z])
+        assert not np.array_equal(varied[2, z], plain[2, z])
+        np.testing.assert_allclose(varied[2, z].astype(int), expected[2, z].astype(int), atol=1)
+
+
+def test_contrasts_are_of_seed_and_member() -> None:
+    assert draw_contrast(3, 1) == draw_contrast(3, 1)
+    drawn = [draw_contrast(seed, member) for seed in range(20) for member in range(20)]
+    assert len(set(drawn)) == len(drawn)
+    exponents, gains, offsets = (
+        np.array([getattr(contrast, name) for contrast in drawn])
+        for name in ("exponents", "gains", "offsets")
+    )
+    assert 0.34 < np.abs(np.log(exponents)).max() <= 0.35
+    assert 0.14 < np.abs(gains - 1).max() <= 0.15
+    assert 0.075 < np.abs(offsets).max() <= 0.08
+    assert abs(offsets.mean()) < 0.01
+
+
+def test_the_model_says_whether_contrasts_vary(model: Any) -> None:
+    careful = replace(model, card=replace(model.card, vary_contrast=True))
+    asked = samples(drain(segment(CASE, model, replace(PARAMS, vary_contrast=True))))
     for key, value in samples(drain(segment(CASE, careful, PARAMS))).items():
         np.testing.assert_array_equal(value, asked[key])
 

@@ -110,6 +110,26 @@ def test_other_file_names_are_refused(
     assert "must end with .safetensors" in capsys.readouterr().err
 
 
+def test_members_see_other_contrasts_if_the_model_has_seen_them(
+    trainer: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "tiny.safetensors"
+    trainer.config = replace(
+        trainer.config, augmentation=AugmentationConfig(log_gamma=0.35, gain=0.15, offset=0.08)
+    )
+    trainer.save()
+    assert export(trainer, out, "--vary-contrast") == 0
+    assert load_checkpoint(out).card.vary_contrast
+
+    weaker = AugmentationConfig(log_gamma=0.2, gain=0.15, offset=0.08)
+    trainer.config = replace(trainer.config, augmentation=weaker)
+    trainer.save()
+    out.unlink()
+    assert export(trainer, out, "--vary-contrast") == 1
+    assert "smaller changes of contrast" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_members_are_mirrored_if_the_model_has_seen_mirrored_heads(
     trainer: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

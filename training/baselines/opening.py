@@ -20,6 +20,7 @@ def open_segmenter(
     sampler: SamplerName | None = None,
     eta: float = 0.0,
     mirror: bool | None = None,
+    vary_contrast: bool | None = None,
     sample_dropout: bool | None = None,
     seed: int = 0,
     device: str = "auto",
@@ -27,7 +28,8 @@ def open_segmenter(
     """Return the system of a file: a diffusion model (None: the bundled one) or a baseline.
 
     A folder is one of nnU-Net's predictions (:mod:`training.baselines.nnunet`).
-    What is None is as the file recommends. Steps, sampler, eta and mirror are for diffusion models.
+    What is None is as the file recommends. Steps, sampler, eta, mirror and vary_contrast are
+    for diffusion models.
 
     Raises
     ------
@@ -37,7 +39,7 @@ def open_segmenter(
     if path is not None and path.is_dir():
         return NnunetSegmenter(path)
     if path is not None and is_baseline(path):
-        if (n_steps, sampler, eta, mirror) != (None, None, 0.0, None):
+        if (n_steps, sampler, eta, mirror, vary_contrast) != (None, None, 0.0, None, None):
             raise ParameterError(f"{path} is no diffusion model: it has no steps or sampler.")
         baseline = load_baseline(path)
         return BaselineSegmenter(baseline, n_samples, seed, sample_dropout, device)
@@ -50,6 +52,7 @@ def open_segmenter(
         sampler=sampler or model.card.recommended_sampler,
         eta=eta,
         mirror=mirror,
+        vary_contrast=vary_contrast,
         seed=seed,
         device=device,
     )

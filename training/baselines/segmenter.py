@@ -104,6 +104,9 @@ class DiffusionSegmenter:
             "steps": self._n_steps,
             "eta": params.eta if params.sampler == "ddim" else "",
             "mirror": card.mirror_members if params.mirror is None else params.mirror,
+            "vary_contrast": (
+                card.vary_contrast if params.vary_contrast is None else params.vary_contrast
+            ),
             "seed": params.seed,
             **describe_effort(self.model.network, self.model.provenance),
         }

@@ -74,6 +74,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="every second sample sees the slices mirrored left to right (default: as the model "
         "recommends)",
     )
+    parser.add_argument(
+        "--vary-contrast",
+        action=argparse.BooleanOptionalAction,
+        help="every sample but the first sees the slices through a contrast of its own (default: "
+        "as the model recommends)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
     parser.add_argument(
         "--slices",
@@ -199,6 +205,7 @@ def _make_options(arguments: argparse.Namespace, sampler: SamplerName) -> BatchO
             sampler=sampler,
             eta=arguments.eta,
             mirror=arguments.mirror,
+            vary_contrast=arguments.vary_contrast,
             seed=arguments.seed,
             device=arguments.device,
             memory_budget_mb=arguments.memory_budget,

@@ -61,6 +61,8 @@ class Request:
     read while others are added to the ensemble."""
     mirror: bool | None = None
     """As the members that are there already."""
+    vary_contrast: bool | None = None
+    """As the members that are there already."""
     eta: float = 0.0
 
 
@@ -258,6 +260,7 @@ def _make_params(request: Request, card: ModelCard, part: Part) -> SegmentParams
         priority_z=request.priority_z,
         device=request.device,
         mirror=request.mirror,
+        vary_contrast=request.vary_contrast,
         eta=request.eta,
         memory_budget_mb=request.memory_budget_mb,
     )
@@ -273,6 +276,7 @@ def _merge(event: Started, parts: Sequence[Part]) -> Started:
         batch_size=event.batch_size,
         n_network_calls=sum(part.n_samples for part in parts) * event.n_steps,
         mirror=event.mirror,
+        vary_contrast=event.vary_contrast,
     )
 
 

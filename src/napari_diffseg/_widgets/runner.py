@@ -163,6 +163,7 @@ class Runner(QObject):
             seed=recipe.seed,
             device=recipe.device,
             mirror=run.record.mirror if run.record is not None else None,
+            vary_contrast=run.record.vary_contrast if run.record is not None else None,
             eta=(run.record.eta or 0.0) if run.record is not None else 0.0,
             z_range=z_range,
             priority_z=visible_z,

@@ -50,6 +50,9 @@ class ModelCard:
     mirror_members: bool = False
     """Whether every second member sees the slice mirrored; only for models that were trained with
     left-right flips."""
+    vary_contrast: bool = False
+    """Whether members see contrasts of their own; only for models that were trained with changes
+    of contrast at least as strong (:mod:`napari_diffseg.core.views`)."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -84,6 +84,7 @@ def describe_run(
         n_steps=started.n_steps,
         eta=params.eta if params.sampler == "ddim" else None,
         mirror=started.mirror,
+        vary_contrast=started.vary_contrast,
         seed=params.seed,
         seeding=SEEDING,
         first_member=params.first_member,

@@ -42,6 +42,8 @@ class Started:
     be, when the run stops by itself."""
     mirror: bool = False
     """Whether every second member sees the slice mirrored."""
+    vary_contrast: bool = False
+    """Whether every member but the first sees a contrast of its own."""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,9 @@ class SegmentParams:
     mirror: bool | None = None
     """Whether every second member sees the slice mirrored left to right (and its mask is mirrored
     back); None: as the model's own card says."""
+    vary_contrast: bool | None = None
+    """Whether every member but the first sees the slices through a contrast of its own
+    (:mod:`napari_diffseg.core.views`); None: as the model's own card says."""
     z_range: tuple[int, int] | None = None
     """Canonical slices (first, one past the last); None: the whole volume."""
     priority_z: int | None = None

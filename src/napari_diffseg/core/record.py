@@ -67,6 +67,8 @@ class RunRecord:
     """What went differently from what was asked: less memory, another device."""
     mirror: bool = False
     """Whether every second member saw the slices mirrored left to right."""
+    vary_contrast: bool = False
+    """Whether every member but the first saw the slices through a contrast of its own."""
     stopping: StoppingRecord | None = None
     """None: all members that were asked for were drawn, whether needed or not."""
 

@@ -163,6 +163,7 @@ def tell_making(record: ResultRecord) -> Iterator[str]:
         ("Samples drawn", str(len(record.members) or maps.n_members)),
         ("Sampler", f"{run.sampler}, {run.n_steps} steps, seed {run.seed}"),
         ("Every second sample mirrored", "yes" if run.mirror else "no"),
+        ("Contrast varied between samples", "yes" if run.vary_contrast else "no"),
         ("Device", run.device),
         ("Time", DASH if run.elapsed_s is None else f"{run.elapsed_s:.1f} s"),
         ("Scan", f"{' × '.join(map(str, case.shape_xyz))} voxels of {spacing} mm"),

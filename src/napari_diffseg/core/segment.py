@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +35,7 @@ from napari_diffseg.core.params import SegmentParams
 from napari_diffseg.core.preprocessing import PreparedCase, prepare_case
 from napari_diffseg.core.sampling import iter_sample
 from napari_diffseg.core.schedule import NoiseSchedule
+from napari_diffseg.core.views import View, apply_views, choose_view
 
 # Larger batches gain nothing (CPU) or little (GPU), and delay the first sample.
 _LARGEST_BATCH = {"cpu": 10, "cuda": 64, "mps": 16}
@@ -46,7 +47,7 @@ class _Job:
 
     member: int
     z: int
-    is_mirrored: bool
+    view: View
 
 
 def segment(
@@ -65,8 +66,8 @@ def segment(
     (seed, member, source slice): not on the batch, the order or the number of other members.
 
     With ``mirror`` members of odd number see the slice mirrored left to right, and their masks are
-    mirrored back: a head has no preferred side, so the model's own preference is one more thing
-    that members should not share.
+    mirrored back; with ``vary_contrast`` every member but the first sees a contrast of its own
+    (:mod:`napari_diffseg.core.views`).
 
     With a ``tolerance`` members are completed one after the other, and the run ends with
     ``Converged`` and ``Finished`` as soon as the mask of their mean is stable. Only the members of
@@ -110,8 +111,14 @@ def _segment(
     schedule = network.diffusion.make_schedule().respaced(
         params.n_steps or model.card.recommended_steps
     )
-    mirror = model.card.mirror_members if params.mirror is None else params.mirror
-    rounds = _plan_jobs(order, params, mirror)
+    card = model.card
+    mirror = card.mirror_members if params.mirror is None else params.mirror
+    vary_contrast = card.vary_contrast if params.vary_contrast is None else params.vary_contrast
+    views = {
+        member: choose_view(params.seed, member, mirror=mirror, vary_contrast=vary_contrast)
+        for member in params.members
+    }
+    rounds = _plan_jobs(order, params, views)
     sample_mb = estimate_sample_mb(network.config, prepared.window.shape)
     batch_size = int(np.clip(params.memory_budget_mb / sample_mb, 1, _largest_batch(device)))
     yield Started(
@@ -122,6 +129,7 @@ def _segment(
         batch_size=batch_size,
         n_network_calls=sum(map(len, rounds)) * len(schedule),
         mirror=mirror,
+        vary_contrast=vary_contrast,
     )
     missing = {member: len(order) for member in params.members}
     rows = {int(z): row for row, z in enumerate(prepared.z_indices)}
@@ -163,11 +171,13 @@ def _segment(
     yield Finished(time.perf_counter() - started)
 
 
-def _plan_jobs(order: Sequence[int], params: SegmentParams, mirror: bool) -> list[list[_Job]]:
+def _plan_jobs(
+    order: Sequence[int], params: SegmentParams, views: Mapping[int, View]
+) -> list[list[_Job]]:
     """Return the jobs of each round; within one, all members of the first slice come first."""
     ends = list(plan_rounds(params.n_samples, params.tolerance))
     return [
-        [_Job(m, z, mirror and m % 2 == 1) for z in order for m in params.members[first:end]]
+        [_Job(m, z, views[m]) for z in order for m in params.members[first:end]]
         for first, end in itertools.pairwise([0, *ends])
     ]
 
@@ -303,7 +313,7 @@ def _iter_batch(
     ]
     shape = (1, *prepared.window.shape)
     draw_noise = _noise_source(generators, shape, device)
-    seen = [(rows[job.z], job.is_mirrored) for job in batch]
+    seen = [(rows[job.z], job.view) for job in batch]
     denoiser = _bind(model, prepared, seen, device)
     for state in iter_sample(
         params.sampler, denoiser, schedule, draw_noise(), lambda _: draw_noise(), eta=params.eta
@@ -326,14 +336,13 @@ def _noise_source(
 def _bind(
     model: LoadedModel,
     prepared: PreparedCase,
-    seen: Sequence[tuple[int, bool]],
+    seen: Sequence[tuple[int, View]],
     device: torch.device,
 ) -> Denoiser:
-    """Encode each slice of the batch (row, whether mirrored) once, and share it among members."""
-    unique = sorted(set(seen))
+    """Encode each slice of the batch (row, view) once, and share it among members."""
+    unique = list(dict.fromkeys(seen))
     images = torch.from_numpy(prepared.prior_images([row for row, _ in unique])).to(device)
-    mirrored = torch.tensor([is_mirrored for _, is_mirrored in unique], device=device)
-    images = torch.where(mirrored[:, None, None, None], images.flip(-1), images)
+    images = apply_views(images, [view for _, view in unique])
     prior = model.network.encode_prior(images.contiguous(memory_format=torch.channels_last))
     index = torch.tensor([unique.index(one) for one in seen], device=device)
     return model.network.bind(prior[index])
@@ -345,7 +354,7 @@ def _finish_batch(
 ) -> list[NDArray[np.uint8]]:
     """Return each sample as 8-bit probability on the case's grid, 0 outside of the brain."""
     probability = decode_probability(x_0, model.network.diffusion)[:, 0].cpu().numpy()
-    mirrored = np.array([job.is_mirrored for job in batch])
+    mirrored = np.array([job.view.is_mirrored for job in batch])
     probability[mirrored] = probability[mirrored, :, ::-1]
     restored = prepared.window.restore(probability)
     return [
