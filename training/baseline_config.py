@@ -5,32 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from napari_diffseg.core.errors import ParameterError
+from napari_diffseg.core.segnet import SegNetConfig
 from napari_diffseg.core.unet import UNetConfig
-
-
-@dataclass(frozen=True)
-class SegNetConfig:
-    """Shape of a SegNet (Badrinarayanan et al. 2017, 1511.00561); the defaults are VGG16's."""
-
-    channels: tuple[int, ...] = (64, 128, 256, 512, 512)
-    """Channels of each level, the finest first; half of each is a quarter of the work."""
-    n_convolutions: tuple[int, ...] = (2, 2, 3, 3, 3)
-    """Convolutions of each level, on the way down and again on the way up."""
-    dropout: float = 0.0
-    """Dropout after the deepest levels, on the way down and up (Bayesian SegNet: 0.5)."""
-    dropout_levels: int = 3
-    """How many levels, counted from the deepest, have dropout; all if there are fewer."""
-
-    def __post_init__(self) -> None:
-        if not self.channels or len(self.channels) != len(self.n_convolutions):
-            raise ParameterError(
-                f"SegNet needs as many n_convolutions ({len(self.n_convolutions)}) as channels "
-                f"({len(self.channels)})."
-            )
-        if min(*self.channels, *self.n_convolutions) < 1:
-            raise ParameterError("SegNet's channels and n_convolutions must be at least 1.")
-        if self.dropout_levels < 0:
-            raise ParameterError("SegNet's dropout_levels must not be negative.")
 
 
 @dataclass(frozen=True)

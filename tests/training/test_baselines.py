@@ -10,11 +10,11 @@ import torch
 
 from napari_diffseg.core.checkpoint import load_checkpoint
 from napari_diffseg.core.errors import CheckpointError, ParameterError
+from napari_diffseg.core.segnet import SegNet, SegNetConfig
 from tests.training.tiny import OVERRIDES, TinyData, assert_same_state
-from training.baseline_config import BaselineConfig, SegNetConfig
+from training.baseline_config import BaselineConfig
 from training.baselines.checkpoint import LoadedBaseline, is_baseline, load_baseline
 from training.baselines.networks import draw_members, make_network
-from training.baselines.segnet import SegNet
 from training.config import find_config, format_config, load_config
 from training.export import export_run
 from training.state import STATE_NAME, read_record

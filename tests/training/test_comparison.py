@@ -15,8 +15,9 @@ from scipy.stats import wilcoxon
 from napari_diffseg.core.brats import load_case
 from napari_diffseg.core.errors import DiffsegError, ParameterError
 from napari_diffseg.core.preprocessing import PreprocessingConfig, prepare_case
+from napari_diffseg.core.segnet import SegNetConfig
 from tests.training.tiny import VALIDATION, TinyData
-from training.baseline_config import BaselineConfig, SegNetConfig
+from training.baseline_config import BaselineConfig
 from training.baselines.checkpoint import save_baseline
 from training.baselines.networks import make_network
 from training.baselines.opening import open_segmenter

@@ -13,9 +13,10 @@ from napari_diffseg.core.diffusion import DiffusionConfig
 from napari_diffseg.core.errors import CheckpointError, ParameterError
 from napari_diffseg.core.model import ModelConfig
 from napari_diffseg.core.preprocessing import PreprocessingConfig
+from napari_diffseg.core.segnet import SegNetConfig
 from napari_diffseg.core.unet import UNetConfig
 from tests.training.tiny import TRAINING, TinyData, assert_same_state, tiny_config
-from training.baseline_config import BaselineConfig, SegNetConfig
+from training.baseline_config import BaselineConfig
 from training.config import OptimiserConfig, TrainingConfig
 from training.data import SliceCache
 from training.loop import StepResult, Trainer, compute_learning_rate, resolve_precision

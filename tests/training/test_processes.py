@@ -19,9 +19,10 @@ import pytest
 import torch
 
 from napari_diffseg.core.errors import CaseError, DiffsegError, ParameterError
+from napari_diffseg.core.segnet import SegNetConfig
 from tests.models import tiny_network
 from tests.training.tiny import TRAINING, VALIDATION, TinyData, tiny_config
-from training.baseline_config import BaselineConfig, SegNetConfig
+from training.baseline_config import BaselineConfig
 from training.config import load_config
 from training.data import SliceCache
 from training.loop import StepResult, Trainer

@@ -10,9 +10,10 @@ from napari_diffseg.core.checkpoint import LoadedModel, prepare_network, save_ch
 from napari_diffseg.core.diffusion import DiffusionConfig
 from napari_diffseg.core.errors import ParameterError
 from napari_diffseg.core.model import DiffusionModel, ModelConfig
+from napari_diffseg.core.segnet import SegNetConfig
 from napari_diffseg.core.unet import UNetConfig
 from tests.models import tiny_model
-from training.baseline_config import BaselineConfig, SegNetConfig
+from training.baseline_config import BaselineConfig
 from training.baselines.checkpoint import save_baseline
 from training.baselines.networks import make_network
 from training.config import TrainingConfig

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from napari_diffseg.core.segment import make_generator
+from napari_diffseg.core.segnet import SegNet
 from napari_diffseg.core.unet import UNet
 from training.baseline_config import BaselineConfig
-from training.baselines.segnet import SegNet
 
 
 def make_network(config: BaselineConfig, n_prior_channels: int) -> nn.Module:

@@ -7,12 +7,38 @@ Bayesian SegNet (Kendall et al. 2017, 1511.02680).
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from training.baseline_config import SegNetConfig
+from napari_diffseg.core.errors import ParameterError
+
+
+@dataclass(frozen=True)
+class SegNetConfig:
+    """Shape of a SegNet (Badrinarayanan et al. 2017, 1511.00561); the defaults are VGG16's."""
+
+    channels: tuple[int, ...] = (64, 128, 256, 512, 512)
+    """Channels of each level, the finest first; half of each is a quarter of the work."""
+    n_convolutions: tuple[int, ...] = (2, 2, 3, 3, 3)
+    """Convolutions of each level, on the way down and again on the way up."""
+    dropout: float = 0.0
+    """Dropout after the deepest levels, on the way down and up (Bayesian SegNet: 0.5)."""
+    dropout_levels: int = 3
+    """How many levels, counted from the deepest, have dropout; all if there are fewer."""
+
+    def __post_init__(self) -> None:
+        if not self.channels or len(self.channels) != len(self.n_convolutions):
+            raise ParameterError(
+                f"SegNet needs as many n_convolutions ({len(self.n_convolutions)}) as channels "
+                f"({len(self.channels)})."
+            )
+        if min(*self.channels, *self.n_convolutions) < 1:
+            raise ParameterError("SegNet's channels and n_convolutions must be at least 1.")
+        if self.dropout_levels < 0:
+            raise ParameterError("SegNet's dropout_levels must not be negative.")
 
 
 class SegNet(nn.Module):
