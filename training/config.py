@@ -134,8 +134,8 @@ class OptimiserConfig:
     schedule: Literal["cosine", "constant"] = "cosine"
     """``constant``: no cosine, as the paper trains."""
     train_prior_encoder: bool = True
-    """Whether the prior encoder is trained as well, or is kept as the run got it by ``--init``
-    and only the denoiser learns."""
+    """Whether prior encoder and second encoder are trained as well, or are kept as the run got
+    them by ``--init`` and only the denoiser learns."""
 
     def __post_init__(self) -> None:
         _check_range("optimiser.learning_rate", self.learning_rate, 0.0)
@@ -255,6 +255,8 @@ class TrainingConfig:
             unets = [self.model.denoiser]
             if self.optimiser.train_prior_encoder:
                 unets.append(self.model.prior_encoder)
+                if self.model.second_encoder is not None:
+                    return True
         return any(unet is not None and unet.norm == "batch" for unet in unets)
 
 

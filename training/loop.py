@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from napari_diffseg.core.model import DiffusionModel
 from napari_diffseg.core.unet import UNet
+from training.baselines.checkpoint import ORIGINS
 from training.config import OptimiserConfig, RunConfig, TrainingConfig, config_values
 from training.data import BatchPlan, SliceCache, load_batch
 from training.ema import ExponentialMovingAverage
@@ -95,11 +96,12 @@ class Trainer:
             if isinstance(module, UNet):
                 module.recompute = config.run.recompute_activations
         self.network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._frozen: nn.Module | None = None
+        self._frozen: list[nn.Module] = []
         if isinstance(self.network, DiffusionModel) and not config.optimiser.train_prior_encoder:
-            self._frozen = self.network.prior_encoder
-        if self._frozen is not None:
-            self._frozen.requires_grad_(False)
+            encoders = (self.network.prior_encoder, self.network.second_encoder)
+            self._frozen = [encoder for encoder in encoders if encoder is not None]
+        for encoder in self._frozen:
+            encoder.requires_grad_(False)
         self._loss = processes.connect(TrainingLoss(self.network, objective))
         self.ema = ExponentialMovingAverage(
             self.network, config.optimiser.ema_decay, warmup=config.optimiser.ema_warmup
@@ -128,7 +130,7 @@ class Trainer:
             return False
         record = load_state(path, self.network, self.ema, self._optimiser)
         self.step, self.seconds = int(record["step"]), float(record["seconds"])
-        for origin in {"init", "init_encoder"} & set(record["provenance"]):
+        for origin in {*ORIGINS} & set(record["provenance"]):
             self._provenance[origin] = record["provenance"][origin]
         self.resumed_processes = int(record.get("processes", 1))
         if "loss_scale" in record:
@@ -175,8 +177,8 @@ class Trainer:
         for group in self._optimiser.param_groups:
             group["lr"] = rate
         self.network.train()
-        if self._frozen is not None:
-            self._frozen.eval()
+        for encoder in self._frozen:
+            encoder.eval()
         self._optimiser.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
         for part, (image, mask) in enumerate(

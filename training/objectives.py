@@ -127,6 +127,8 @@ class DiffusionObjective:
         with _seeded(random.seed(), device), autocast():
             prior = network.encode_prior(images)
             given = prior[which.to(device)]
+            if given.second is not None:
+                given = given.with_second((random.uniform(len(which)) < 0.5).to(device))
             x_t = self._with_own_estimates(network, x_0, x_t, row, noise, given, random, autocast)
             output = network(x_t, t, given)
         if config.diffusion.prediction == "epsilon":
@@ -137,8 +139,9 @@ class DiffusionObjective:
         weight = config.loss.dice_weight
         terms = {"mask": compute_mask_loss(output, targets, weight).mean()}
         if network.prior_encoder is not None and config.loss.prior_weight > 0:
-            own = compute_mask_loss(prior.image, masks, weight).mean()
-            terms["prior"] = config.loss.prior_weight * own
+            answers = [prior.image] if prior.second is None else [prior.image, prior.second]
+            own = [compute_mask_loss(logits, masks, weight).mean() for logits in answers]
+            terms["prior"] = config.loss.prior_weight * torch.stack(own).mean()
         return terms
 
     @torch.no_grad()

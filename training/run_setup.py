@@ -84,14 +84,13 @@ def _read_and_check(
         allow_changes=options.allow_changes,
     )
     init = None
-    named = options.init is not None or options.init_encoder is not None
-    if not config.optimiser.train_prior_encoder and not named and resumed_step is None:
-        raise ParameterError(
-            "optimiser.train_prior_encoder = false keeps the encoder as it is: name the model that "
-            "it comes from with --init, or the U-Net with --init-encoder."
-        )
+    named = bool({options.init, options.init_encoder, options.init_second_encoder} - {None})
     if named and resumed_step is None:
-        init = load_initial_weights(options.init, config, options.init_encoder)
+        init = load_initial_weights(
+            options.init, config, options.init_encoder, options.init_second_encoder
+        )
+    if not config.optimiser.train_prior_encoder and resumed_step is None:
+        _check_encoders_are_given(config, init)
     validator = None
     if split.validation and config.run.validate_every:
         validator = Validator(
@@ -113,6 +112,20 @@ def _read_and_check(
         resumed_step,
         init,
     )
+
+
+def _check_encoders_are_given(config: TrainingConfig, init: InitialWeights | None) -> None:
+    """Make sure that what is kept as it is has been trained before."""
+    given = {name.partition(".")[0] for name in (init.weights if init is not None else ())}
+    for part, option, kind in (
+        ("prior_encoder", "--init-encoder", "U-Net"),
+        ("second_encoder", "--init-second-encoder", "SegNet"),
+    ):
+        if getattr(config.model, part) is not None and part not in given:
+            raise ParameterError(
+                f"optimiser.train_prior_encoder = false keeps the {part.replace('_', ' ')} as it "
+                f"is: name the model that it comes from with --init, or the {kind} with {option}."
+            )
 
 
 def make_trainer(setup: Setup) -> Trainer:

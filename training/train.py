@@ -36,7 +36,8 @@ def dry_run(setup: Setup) -> None:
     if isinstance(network, DiffusionModel) and network.prior_encoder is not None:
         print(
             f" (prior encoder {_count(network.prior_encoder):,}, "
-            f"denoiser {_count(network.denoiser):,})",
+            + (f"second {_count(network.second_encoder):,}, " if network.second_encoder else "")
+            + f"denoiser {_count(network.denoiser):,})",
             end="",
         )
     print()
@@ -109,6 +110,12 @@ def make_parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="UNET",
         help="file of a trained U-Net, which is the prior encoder that a new run starts from",
+    )
+    parser.add_argument(
+        "--init-second-encoder",
+        type=Path,
+        metavar="SEGNET",
+        help="file of a trained SegNet, which is the second encoder that a new run starts from",
     )
     parser.add_argument(
         "--allow-changes", action="store_true", help="go on with other settings than before"

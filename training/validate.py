@@ -227,7 +227,14 @@ def sample_slices(
     schedule = network.diffusion.make_schedule().respaced(n_steps)
     prior = network.encode_prior(images.contiguous(memory_format=torch.channels_last))
     members = [
-        _sample_member(network, prior, source_slices, schedule, seed, member)
+        _sample_member(
+            network,
+            prior.with_second(torch.full((len(images),), member % 2 == 1, device=images.device)),
+            source_slices,
+            schedule,
+            seed,
+            member,
+        )
         for member in range(n_samples)
     ]
     brain = _find_brain(images)

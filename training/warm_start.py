@@ -14,6 +14,7 @@ from napari_diffseg.core.checkpoint import LoadedModel, load_checkpoint
 from napari_diffseg.core.errors import ParameterError
 from napari_diffseg.core.model import DiffusionModel, ModelConfig
 from napari_diffseg.core.preprocessing import PreprocessingConfig
+from napari_diffseg.core.segnet import SegNetConfig
 from napari_diffseg.core.serialisation import to_dict
 from napari_diffseg.core.unet import UNetConfig
 from training.baselines.checkpoint import LoadedBaseline, is_baseline, load_baseline
@@ -22,6 +23,7 @@ from training.config import TrainingConfig
 
 _N_MODALITIES: Final = 4
 _ENCODER: Final = "prior_encoder"
+_SECOND: Final = "second_encoder"
 
 
 @dataclass(frozen=True)
@@ -31,14 +33,17 @@ class InitialWeights:
     weights: Mapping[str, Tensor]
     """Of the run's network or a part of it, by name."""
     origins: Mapping[str, Mapping[str, Any]]
-    """For the run's record: ``init``, and ``init_encoder`` where the encoder is another's."""
+    """For the run's record, by their names in `training.baselines.checkpoint.ORIGINS`."""
     paths: tuple[Path, ...]
 
 
 def load_initial_weights(
-    path: Path | None, config: TrainingConfig, encoder_path: Path | None = None
+    path: Path | None,
+    config: TrainingConfig,
+    encoder_path: Path | None = None,
+    second_path: Path | None = None,
 ) -> InitialWeights:
-    """Return the weights of a model, of a trained encoder or of both for a new run.
+    """Return the weights of a model, of trained encoders or of all of them for a new run.
 
     A diffusion model that sees fewer neighbouring slices than the configuration is given weights
     of zero for the new ones, so that it begins with the answers that it gave before. Shares of
@@ -53,6 +58,8 @@ def load_initial_weights(
         Of the run.
     encoder_path
         A baseline's U-Net, or a diffusion model, whose U-Net takes the prior encoder's place.
+    second_path
+        A SegNet, which takes the second encoder's place. The model of ``path`` need not have one.
 
     Raises
     ------
@@ -62,29 +69,41 @@ def load_initial_weights(
         If its networks, diffusion or preprocessing cannot become the configuration's.
     """
     if config.baseline is not None:
-        if encoder_path is not None or config.baseline.unet is None:
+        if path is None or encoder_path or second_path or config.baseline.unet is None:
             raise ParameterError(
-                "--init is for diffusion models and [baseline.unet], --init-encoder for diffusion "
-                "models with a prior encoder."
+                "--init is for diffusion models and [baseline.unet], --init-encoder and "
+                "--init-second-encoder are for diffusion models with such encoders."
             )
-        assert path is not None
         unet = _load_unet(path, config.baseline.unet, config.preprocessing)
         return InitialWeights(unet.weights, {"init": unet.origin}, (path,))
-    start = InitialWeights({}, {}, ()) if path is None else _load_model(path, config)
-    if encoder_path is None:
-        return start
-    if config.model.prior_encoder is None:
-        raise ParameterError("--init-encoder is for models with a [model.prior_encoder].")
-    unet = _load_unet(encoder_path, config.model.prior_encoder, config.preprocessing)
-    encoder = {f"{_ENCODER}.{name}": value for name, value in unet.weights.items()}
+    start = InitialWeights({}, {}, ())
+    if path is not None:
+        start = _load_model(path, config, has_second=second_path is None)
+    if encoder_path is not None:
+        if config.model.prior_encoder is None:
+            raise ParameterError("--init-encoder is for models with a [model.prior_encoder].")
+        unet = _load_unet(encoder_path, config.model.prior_encoder, config.preprocessing)
+        start = _add_part(start, _ENCODER, unet, "init_encoder", encoder_path)
+    if second_path is not None:
+        if config.model.second_encoder is None:
+            raise ParameterError("--init-second-encoder is for a [model.second_encoder].")
+        segnet = _load_segnet(second_path, config.model.second_encoder, config.preprocessing)
+        start = _add_part(start, _SECOND, segnet, "init_second_encoder", second_path)
+    return start
+
+
+def _add_part(
+    start: InitialWeights, part: str, added: _StartingNetwork, origin: str, path: Path
+) -> InitialWeights:
     return InitialWeights(
-        {**start.weights, **encoder},
-        {**start.origins, "init_encoder": unet.origin},
-        (*start.paths, encoder_path),
+        {**start.weights, **{f"{part}.{name}": value for name, value in added.weights.items()}},
+        {**start.origins, origin: added.origin},
+        (*start.paths, path),
     )
 
 
-def _load_model(path: Path, config: TrainingConfig) -> InitialWeights:
+def _load_model(path: Path, config: TrainingConfig, *, has_second: bool) -> InitialWeights:
+    """Return a model's weights; its second encoder must be the same only if it is taken from it."""
     model = load_checkpoint(path)
     if set(model.preprocessing.context_slices) < set(config.preprocessing.context_slices):
         model = widen_context(model, config.preprocessing.context_slices)
@@ -98,17 +117,27 @@ def _load_model(path: Path, config: TrainingConfig) -> InitialWeights:
         "diffusion": to_dict(config.diffusion),
         "preprocessing": to_dict(config.preprocessing),
     }
+    if not has_second:
+        theirs["model"].pop(_SECOND, None)
+        ours["model"].pop(_SECOND, None)
     _check_same(path, theirs, ours)
-    return InitialWeights(model.network.state_dict(), {"init": _describe_origin(model)}, (path,))
+    weights = {
+        name: value
+        for name, value in model.network.state_dict().items()
+        if has_second or not name.startswith(_SECOND)
+    }
+    return InitialWeights(weights, {"init": _describe_origin(model)}, (path,))
 
 
 @dataclass(frozen=True)
-class _StartingUNet:
+class _StartingNetwork:
     weights: Mapping[str, Tensor]
     origin: Mapping[str, Any]
 
 
-def _load_unet(path: Path, config: UNetConfig, preprocessing: PreprocessingConfig) -> _StartingUNet:
+def _load_unet(
+    path: Path, config: UNetConfig, preprocessing: PreprocessingConfig
+) -> _StartingNetwork:
     """Return a baseline's U-Net, or a diffusion model's prior encoder."""
     model: LoadedBaseline | LoadedModel
     if is_baseline(path):
@@ -126,7 +155,22 @@ def _load_unet(path: Path, config: UNetConfig, preprocessing: PreprocessingConfi
         {"unet": _without_dropout(theirs), "preprocessing": to_dict(model.preprocessing)},
         {"unet": _without_dropout(config), "preprocessing": to_dict(preprocessing)},
     )
-    return _StartingUNet(network.state_dict(), _describe_origin(model))
+    return _StartingNetwork(network.state_dict(), _describe_origin(model))
+
+
+def _load_segnet(
+    path: Path, config: SegNetConfig, preprocessing: PreprocessingConfig
+) -> _StartingNetwork:
+    if not is_baseline(path):
+        raise ParameterError(f"{path} is no SegNet: name the file of a run of [baseline.segnet].")
+    model = load_baseline(path)
+    theirs = None if model.config.segnet is None else _without_dropout(model.config.segnet)
+    _check_same(
+        path,
+        {"segnet": theirs, "preprocessing": to_dict(model.preprocessing)},
+        {"segnet": _without_dropout(config), "preprocessing": to_dict(preprocessing)},
+    )
+    return _StartingNetwork(model.network.state_dict(), _describe_origin(model))
 
 
 def _describe_origin(model: LoadedModel | LoadedBaseline) -> dict[str, Any]:
@@ -134,10 +178,11 @@ def _describe_origin(model: LoadedModel | LoadedBaseline) -> dict[str, Any]:
     return {"name": name, "sha256": model.sha256, "provenance": dict(model.provenance)}
 
 
-def _without_dropout(config: UNetConfig | ModelConfig) -> dict[str, Any]:
+def _without_dropout(config: UNetConfig | SegNetConfig | ModelConfig) -> dict[str, Any]:
     values = to_dict(config)
     for table in (values, *(v for v in values.values() if isinstance(v, dict))):
         table.pop("dropout", None)
+        table.pop("dropout_levels", None)
     return values
 
 
@@ -166,12 +211,18 @@ def widen_context(model: LoadedModel, context_slices: Sequence[int]) -> LoadedMo
     part = "denoiser" if config.prior_encoder is None else _ENCODER
     unet = config.denoiser if config.prior_encoder is None else config.prior_encoder
     n_new = _N_MODALITIES * (len(ours) - len(theirs))
-    wider = replace(config, **{part: replace(unet, in_channels=unet.in_channels + n_new)})
+    wider_unet = replace(unet, in_channels=unet.in_channels + n_new)
+    if config.prior_encoder is None:
+        wider = replace(config, denoiser=wider_unet)
+    else:
+        wider = replace(config, prior_encoder=wider_unet)
     network = DiffusionModel(wider, model.network.diffusion)
     weights = model.network.state_dict()
-    stem = f"{part}.stem.weight"
-    group = _N_MODALITIES * unet.patch_size**2
-    weights[stem] = _spread_inputs(weights[stem], places, len(ours), group)
+    stems = {f"{part}.stem.weight": _N_MODALITIES * unet.patch_size**2}
+    if config.second_encoder is not None:
+        stems[f"{_SECOND}.down.0.0.weight"] = _N_MODALITIES
+    for stem, group in stems.items():
+        weights[stem] = _spread_inputs(weights[stem], places, len(ours), group)
     network.load_state_dict(weights)
     preprocessing = replace(model.preprocessing, context_slices=tuple(context_slices))
     return replace(model, network=network.eval(), preprocessing=preprocessing)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ from napari_diffseg.core.checkpoint import (
 )
 from napari_diffseg.core.errors import CheckpointError
 from napari_diffseg.core.preprocessing import PreprocessingConfig
-from tests.models import tiny_network
+from tests.models import TINY_SEGNET, tiny_network
 
 PREPROCESSING = PreprocessingConfig(window=(48, 32), percentiles=(2.0, 98.0))
 CARD = ModelCard("tiny", "For tests.", recommended_steps=5, recommended_sampler="ddim")
@@ -66,6 +66,31 @@ def test_half_precision_is_read_as_float32(tmp_path: Path, path: Path) -> None:
     for name, value in tiny_network(3).state_dict().items():
         assert weights[name].dtype == torch.float32
         torch.testing.assert_close(weights[name], value, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_a_second_encoder_comes_back(tmp_path: Path, dtype: Literal["float32", "float16"]) -> None:
+    network = tiny_network(3, second_encoder=TINY_SEGNET)
+    path = tmp_path / "two.safetensors"
+    save_checkpoint(path, network, PREPROCESSING, CARD, {}, dtype)
+    loaded = load_checkpoint(path).network
+    assert loaded.config == network.config
+    for name, value in network.state_dict().items():
+        found = loaded.state_dict()[name]
+        assert found.dtype == value.dtype
+        torch.testing.assert_close(found, value, rtol=1e-3, atol=1e-6)
+
+
+def test_an_implausible_second_encoder_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "two.safetensors"
+    save_checkpoint(path, tiny_network(3, second_encoder=TINY_SEGNET), PREPROCESSING, CARD, {})
+
+    def widen(header: dict[str, Any], _tensors: dict[str, Any]) -> None:
+        header["model"]["second_encoder"]["channels"] = [4, 10**9]
+
+    rewrite(path, widen)
+    with pytest.raises(CheckpointError, match="implausibly many levels"):
+        load_checkpoint(path)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

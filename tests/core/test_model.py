@@ -16,7 +16,7 @@ from napari_diffseg.core.model import (
     fast_model_config,
 )
 from napari_diffseg.core.unet import UNetConfig
-from tests.models import tiny_network
+from tests.models import TINY_SEGNET, tiny_network
 
 SMALL = UNetConfig(base_channels=32, channel_multipliers=(1, 2), attention_factors=(2,))
 
@@ -56,6 +56,29 @@ def test_an_untrained_fast_denoiser_repeats_the_encoders_answer() -> None:
     with torch.inference_mode():
         prior = network.encode_prior(image)
     torch.testing.assert_close(run(network, image, torch.randn(1, 1, 32, 32)), prior.image)
+
+
+def test_every_row_begins_from_the_encoder_that_is_chosen_for_it() -> None:
+    config = replace(fast_model_config(8, 8, (1, 2), (1,)), second_encoder=TINY_SEGNET)
+    network = DiffusionModel(config, fast_diffusion_config()).eval()
+    image = torch.rand(3, 4, 32, 48)
+    with torch.inference_mode():
+        prior = network.encode_prior(image)
+        assert network.second_encoder is not None
+        torch.testing.assert_close(prior.second, network.second_encoder(image))
+        given = prior[torch.tensor([0, 0, 2])].with_second(torch.tensor([False, True, True]))
+        # An untrained denoiser adds nothing.
+        out = network(torch.randn(3, 1, 32, 48), torch.full((3,), 10), given)
+    assert prior.second is not None
+    assert not torch.allclose(prior.image, prior.second)
+    torch.testing.assert_close(out[0], prior.image[0])
+    torch.testing.assert_close(out[1], prior.second[0])
+    torch.testing.assert_close(out[2], prior.second[2])
+
+
+def test_a_second_encoder_is_beside_a_first() -> None:
+    with pytest.raises(ParameterError, match="needs a prior encoder beside it"):
+        ModelConfig(SMALL, second_encoder=TINY_SEGNET)
 
 
 def test_the_fast_model_is_thousands_of_times_smaller_to_run_than_the_published_one() -> None:

@@ -32,7 +32,7 @@ from napari_diffseg.core.preprocessing import prepare_case
 from napari_diffseg.core.segment import estimate_sample_mb, order_slices, segment
 from napari_diffseg.core.views import draw_contrast
 from tests.core.synthetic import synthetic_case
-from tests.models import tiny_model
+from tests.models import TINY_SEGNET, tiny_model
 
 CASE = synthetic_case()
 PARAMS = SegmentParams(n_samples=3, n_steps=3, seed=11, device="cpu", z_range=(4, 8))
@@ -139,6 +139,34 @@ def test_members_see_contrasts_of_their_own(model: Any) -> None:
         np.testing.assert_array_equal(varied[0, z], plain[0, z])
         assert not np.array_equal(varied[2, z], plain[2, z])
         np.testing.assert_allclose(varied[2, z].astype(int), expected[2, z].astype(int), atol=1)
+
+
+def test_members_of_odd_number_begin_from_the_second_encoder() -> None:
+    model = tiny_model(second_encoder=TINY_SEGNET)
+    network = model.network
+    for parameter in network.denoiser.parameters():
+        torch.nn.init.zeros_(parameter)  # so it adds nothing to what a member begins from
+    found = samples(drain(segment(CASE, model, PARAMS)))
+    prepared = prepare_case(CASE, model.preprocessing)
+    row = list(prepared.z_indices).index(6)
+    assert network.prior_encoder is not None
+    assert network.second_encoder is not None
+    with torch.inference_mode():
+        images = torch.from_numpy(prepared.prior_images([row]))
+        answers = [
+            torch.sigmoid(encoder(images))[0, 0].numpy()
+            for encoder in (network.prior_encoder, network.second_encoder)
+        ]
+    for member in range(3):
+        expected = prepared.window.restore(answers[member % 2])
+        expected = np.where(prepared.brain[6], np.round(255 * expected), 0)
+        np.testing.assert_allclose(found[member, 6].astype(float), expected, atol=1)
+    assert np.abs(answers[0] - answers[1]).max() > 0.1
+    # A second encoder is not heard by the first members.
+    without = tiny_model()
+    without.network.load_state_dict(network.state_dict(), strict=False)
+    alone = samples(drain(segment(CASE, without, PARAMS)))
+    np.testing.assert_array_equal(alone[2, 6], found[2, 6])
 
 
 def test_contrasts_are_of_seed_and_member() -> None:
@@ -299,6 +327,8 @@ def test_the_memory_estimate_grows_with_network_and_slice(model: Any) -> None:
     small = estimate_sample_mb(config, (32, 32))
     assert estimate_sample_mb(config, (64, 64)) == pytest.approx(4 * small)
     assert 300 < estimate_sample_mb(ModelConfig(), (224, 224)) < 3000
+    with_second = replace(config, second_encoder=TINY_SEGNET)
+    assert estimate_sample_mb(with_second, (32, 32)) > small
 
 
 def test_a_prepared_case_gives_the_same_result(model: Any) -> None:

@@ -323,9 +323,41 @@ def test_batch_normalisation_does_not_recompute_activations() -> None:
     for config in (segnet, encoder):
         with pytest.raises(ParameterError, match="not for networks with batch normalisation"):
             replace(config, run=replace(config.run, recompute_activations=True))
+    second = replace(tiny_config(), model=with_second(tiny_config().model))
+    with pytest.raises(ParameterError, match="not for networks with batch normalisation"):
+        replace(second, run=replace(second.run, recompute_activations=True))
     # An encoder that is kept as it is has no batch to count.
     frozen = replace(encoder, optimiser=replace(encoder.optimiser, train_prior_encoder=False))
     assert replace(frozen, run=replace(frozen.run, recompute_activations=True))
+
+
+# --- a second encoder -----------------------------------------------------------------------------
+
+
+def with_second(model: ModelConfig) -> ModelConfig:
+    return replace(model, second_encoder=SegNetConfig((4, 8), (1, 1)))
+
+
+@pytest.mark.parametrize("is_trained", [True, False])
+def test_a_second_encoder_learns_with_the_first_or_stays_as_it_is(
+    tiny_data: TinyData, tmp_path: Path, is_trained: bool
+) -> None:
+    config = tiny_config("run.total_steps=6", "run.precision=float32")
+    config = replace(
+        config,
+        model=with_second(config.model),
+        optimiser=replace(config.optimiser, train_prior_encoder=is_trained),
+    )
+    trainer = trainer_of(config, tiny_data, tmp_path)
+    before = {name: value.clone() for name, value in trainer.network.state_dict().items()}
+    run(trainer, 4)
+    moved = {
+        name.partition(".")[0]
+        for name, value in trainer.network.state_dict().items()
+        if not torch.equal(value, before[name])
+    }
+    encoders = {"prior_encoder", "second_encoder"}
+    assert moved == {"denoiser"} | (encoders if is_trained else set())
 
 
 # --- own estimates --------------------------------------------------------------------------------

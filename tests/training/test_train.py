@@ -413,6 +413,14 @@ def test_only_the_denoiser_learns_after_another_encoder(
     origins = read_record(tuned / STATE_NAME)["provenance"]
     assert (origins["init"]["name"], origins["init_encoder"]["name"]) == ("finished", "unet")
 
+    # A second encoder that nobody has trained would be noise.
+    second = ("--set", "model.second_encoder.channels=[4, 8]")
+    second += ("--set", "model.second_encoder.n_convolutions=[1, 1]")
+    assert tiny_data.train(tmp_path / "two", *start, *frozen, *second) == 1
+    assert "model.second_encoder" in capsys.readouterr().err
+    assert tiny_data.train(tmp_path / "two", *start[2:], *frozen, *second) == 1
+    assert "or the SegNet with --init-second-encoder" in capsys.readouterr().err
+
     # The U-Net alone: the denoiser starts from nothing.
     fresh = tmp_path / "fresh"
     assert tiny_data.train(fresh, "--init-encoder", str(unet), *frozen) == 0

@@ -6,13 +6,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from napari_diffseg.core.checkpoint import LoadedModel, prepare_network, save_checkpoint
+from napari_diffseg.core.checkpoint import (
+    LoadedModel,
+    load_checkpoint,
+    prepare_network,
+    save_checkpoint,
+)
 from napari_diffseg.core.diffusion import DiffusionConfig
 from napari_diffseg.core.errors import ParameterError
 from napari_diffseg.core.model import DiffusionModel, ModelConfig
 from napari_diffseg.core.segnet import SegNetConfig
 from napari_diffseg.core.unet import UNetConfig
-from tests.models import tiny_model
+from tests.models import TINY_SEGNET, tiny_model
 from training.baseline_config import BaselineConfig
 from training.baselines.checkpoint import save_baseline
 from training.baselines.networks import make_network
@@ -119,6 +124,49 @@ def test_a_unet_starts_from_a_models_encoder_and_goes_back_into_it(tmp_path: Pat
     assert start.origins["init_encoder"]["provenance"] == {"steps": 3}
     assert start.origins["init"]["name"] == "tiny"
     assert start.paths == (path, unet)
+
+
+def test_a_segnet_becomes_the_second_encoder_of_a_model(tmp_path: Path) -> None:
+    model = tiny_model(context_slices=(-2, 2))
+    path, segnet = tmp_path / "model.safetensors", tmp_path / "segnet.safetensors"
+    save_checkpoint(path, model.network, model.preprocessing, model.card, {})
+    baseline = BaselineConfig(segnet=replace(TINY_SEGNET, dropout=0.5), sample_dropout=True)
+    network = make_network(baseline, 12)
+    save_baseline(segnet, network, baseline, model.preprocessing, "segnet", {"steps": 3})
+    config = TrainingConfig(
+        model=replace(model.network.config, second_encoder=TINY_SEGNET),
+        diffusion=model.network.diffusion,
+        preprocessing=model.preprocessing,
+    )
+    start = load_initial_weights(path, config, second_path=segnet)
+    both = DiffusionModel(config.model, config.diffusion)
+    both.load_state_dict(start.weights)
+    both.eval()
+    images = torch.rand((2, 12, 32, 32))
+    with torch.inference_mode():
+        prior = both.encode_prior(images)
+        torch.testing.assert_close(prior.second, network.eval()(images))
+        torch.testing.assert_close(prior.image, model.network.encode_prior(images).image)
+    assert start.origins["init_second_encoder"]["provenance"] == {"steps": 3}
+    assert start.paths == (path, segnet)
+
+    # From then on it is a part of the model, also where more neighbours are wanted.
+    two = tmp_path / "two.safetensors"
+    save_checkpoint(two, both, model.preprocessing, model.card, {})
+    again = load_initial_weights(two, config)
+    assert again.weights.keys() == start.weights.keys()
+    wider = widen_context(load_checkpoint(two), (-5, -2, 2, 5))
+    more = torch.cat([images[:, :4], torch.rand(2, 4, 32, 32), images[:, 4:]], 1)
+    more = torch.cat([more, torch.rand(2, 4, 32, 32)], 1)
+    with torch.inference_mode():
+        torch.testing.assert_close(wider.network.encode_prior(more).second, prior.second)
+
+    with pytest.raises(ParameterError, match=r"is for a \[model\.second_encoder\]"):
+        load_initial_weights(path, replace(config, model=model.network.config), None, segnet)
+    with pytest.raises(ParameterError, match=r"another model.*\n.*second_encoder"):
+        load_initial_weights(path, config)
+    with pytest.raises(ParameterError, match="is no SegNet"):
+        load_initial_weights(path, config, second_path=path)
 
 
 def test_what_has_no_such_unet_is_refused(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from napari_diffseg.core.preprocessing import PreparedCase, PreprocessingConfig
 from napari_diffseg.core.run import run_case
 from napari_diffseg.core.segment import order_slices, resolve_device
 from napari_diffseg.core.serialisation import to_dict
-from training.baselines.checkpoint import LoadedBaseline
+from training.baselines.checkpoint import ORIGINS, LoadedBaseline
 from training.baselines.networks import draw_members
 
 ZRange = tuple[int, int]
@@ -245,7 +245,7 @@ def _find_records(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     found: dict[str, Mapping[str, Any]] = {"": provenance}
 
     def visit(record: Mapping[str, Any]) -> None:
-        for name in ("init", "init_encoder"):
+        for name in ORIGINS:
             origin = record.get(name) or {}
             parent, key = origin.get("provenance"), origin.get("sha256", str(len(found)))
             if parent and key not in found:

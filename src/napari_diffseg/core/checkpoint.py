@@ -114,7 +114,7 @@ def save_checkpoint(
     }
     kind = torch.float16 if dtype == "float16" else torch.float32
     tensors = {
-        name: value.detach().to("cpu", kind).contiguous()
+        name: value.detach().to("cpu", kind if value.is_floating_point() else None).contiguous()
         for name, value in network.state_dict().items()
     }
     temporary = path.with_name(path.name + ".tmp")
@@ -210,6 +210,7 @@ def prepare_network(network: DiffusionModel) -> DiffusionModel:
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
+_IMPLAUSIBLE = "The network has implausibly many levels, blocks or channels."
 _ADVICE = "Get the file again, or choose another model."
 
 
@@ -259,7 +260,14 @@ def _build(
             or unet.n_res_blocks > _MAX_BLOCKS
             or unet.base_channels * max(unet.channel_multipliers) > _MAX_CHANNELS
         ):
-            raise ParameterError("The network has implausibly many levels, blocks or channels.")
+            raise ParameterError(_IMPLAUSIBLE)
+    second = config.second_encoder
+    if second is not None and (
+        len(second.channels) > _MAX_LEVELS
+        or max(second.n_convolutions) > _MAX_BLOCKS
+        or max(second.channels) > _MAX_CHANNELS
+    ):
+        raise ParameterError(_IMPLAUSIBLE)
     # Shapes are compared before any memory is taken for what the header claims.
     with torch.device("meta"):
         network = DiffusionModel(config, diffusion)
@@ -274,7 +282,8 @@ def _build(
         )
     if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
         raise ParameterError("Some weights are not finite.")
-    network.load_state_dict({k: v.float() for k, v in tensors.items()}, assign=True)
+    weights = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+    network.load_state_dict(weights, assign=True)
     return prepare_network(network)
 
 

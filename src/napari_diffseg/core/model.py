@@ -2,7 +2,8 @@
 
 ``paper``: the MR image itself is concatenated to the noised mask, as published. ``fast``: an
 encoder U-Net reads the image once per slice (it is the same at every step); its features and its
-own mask logits are what is concatenated, and a light denoiser corrects these logits.
+own mask logits are what is concatenated, and a light denoiser corrects these logits. A second
+encoder, of another family, may answer beside it: members of odd number begin from its logits.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 from napari_diffseg.core.diffusion import Denoised, Denoiser, DiffusionConfig, decode_output
 from napari_diffseg.core.errors import ParameterError
 from napari_diffseg.core.schedule import NoiseSchedule
+from napari_diffseg.core.segnet import SegNet, SegNetConfig
 from napari_diffseg.core.unet import UNet, UNetConfig
 
 
@@ -27,12 +29,17 @@ class ModelConfig:
     """The network that is run at every step."""
     prior_encoder: UNetConfig | None = None
     """The network that is run once per slice; None: the image itself is concatenated."""
+    second_encoder: SegNetConfig | None = None
+    """A network of another family, whose mask logits take the place of the prior encoder's for
+    every second member; None: all members begin from the same."""
 
     def __post_init__(self) -> None:
         encoder, denoiser = self.prior_encoder, self.denoiser
         if not denoiser.time_conditioned:
             raise ParameterError("The denoiser must be conditioned on the timestep.")
         if encoder is None:
+            if self.second_encoder is not None:
+                raise ParameterError("A second encoder needs a prior encoder beside it.")
             return
         if encoder.time_conditioned or encoder.out_channels != 1:
             raise ParameterError("The prior encoder has one output channel and no timestep.")
@@ -76,14 +83,27 @@ class EncodedPrior:
         Concatenated to the noised mask: the MR image, or the encoder's logits (C = 1).
     features : (B, F, Y / patch_size, X / patch_size) or None
         On the denoiser's grid; concatenated after its stem's pixel-unshuffle.
+    second : (B, 1, Y, X) or None
+        The second encoder's logits; see :meth:`with_second`.
     """
 
     image: Tensor
     features: Tensor | None = None
+    second: Tensor | None = None
 
     def __getitem__(self, index: Tensor | slice) -> EncodedPrior:
-        features = None if self.features is None else self.features[index]
-        return EncodedPrior(self.image[index], features)
+        parts = (self.image, self.features, self.second)
+        return EncodedPrior(*(None if part is None else part[index] for part in parts))  # type: ignore[arg-type]
+
+    def with_second(self, chosen: Tensor) -> EncodedPrior:
+        """Return this with the second encoder's logits where ``chosen``, (B,) bool, says so.
+
+        Without a second encoder it is the same.
+        """
+        if self.second is None:
+            return self
+        image = torch.where(chosen[:, None, None, None], self.second, self.image)
+        return EncodedPrior(image, self.features)
 
 
 class DiffusionModel(nn.Module):
@@ -102,6 +122,9 @@ class DiffusionModel(nn.Module):
         self.diffusion = diffusion
         self.denoiser = UNet(config.denoiser)
         self.prior_encoder = None if config.prior_encoder is None else UNet(config.prior_encoder)
+        self.second_encoder: SegNet | None = None
+        if config.second_encoder is not None:
+            self.second_encoder = SegNet(config.second_encoder, config.n_prior_channels)
 
     def encode_prior(self, prior_image: Tensor) -> EncodedPrior:
         """Return what the denoiser needs of ``prior_image`` (B, n_prior_channels, Y, X)."""
@@ -109,7 +132,9 @@ class DiffusionModel(nn.Module):
             return EncodedPrior(prior_image)
         features = self.prior_encoder.compute_features(prior_image)
         logits = self.prior_encoder.predict(features)
-        return EncodedPrior(logits, F.pixel_unshuffle(features, self.config.features_patch_size))
+        second = None if self.second_encoder is None else self.second_encoder(prior_image)
+        features = F.pixel_unshuffle(features, self.config.features_patch_size)
+        return EncodedPrior(logits, features, second)
 
     def forward(self, x_t: Tensor, t: Tensor, prior: EncodedPrior) -> Tensor:
         """Return the raw output (B, out_channels, Y, X) at timesteps ``t`` (B,)."""

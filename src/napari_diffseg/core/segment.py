@@ -49,6 +49,11 @@ class _Job:
     z: int
     view: View
 
+    @property
+    def is_second(self) -> bool:
+        """Whether it begins from the second encoder's answer, where the model has one."""
+        return self.member % 2 == 1
+
 
 def segment(
     case: Case,
@@ -68,6 +73,8 @@ def segment(
     With ``mirror`` members of odd number see the slice mirrored left to right, and their masks are
     mirrored back; with ``vary_contrast`` every member but the first sees a contrast of its own
     (:mod:`napari_diffseg.core.views`).
+
+    Of a model with a second encoder, members of odd number begin from that one's answer.
 
     With a ``tolerance`` members are completed one after the other, and the run ends with
     ``Converged`` and ``Finished`` as soon as the mask of their mean is stable. Only the members of
@@ -251,6 +258,9 @@ def estimate_sample_mb(config: ModelConfig, shape: tuple[int, int]) -> float:
         widths = [unet.base_channels * m for m in unet.channel_multipliers]
         skips = sum(w * (unet.n_res_blocks + 1) / 4**level for level, w in enumerate(widths))
         total += area * (skips + 8 * 2 * widths[0])
+    if config.second_encoder is not None:
+        # One level at a time: its input, its output, and where the maxima were.
+        total += shape[0] * shape[1] * 4 * max(config.second_encoder.channels[0], 16)
     return total * 4 / 2**20
 
 
@@ -313,8 +323,7 @@ def _iter_batch(
     ]
     shape = (1, *prepared.window.shape)
     draw_noise = _noise_source(generators, shape, device)
-    seen = [(rows[job.z], job.view) for job in batch]
-    denoiser = _bind(model, prepared, seen, device)
+    denoiser = _bind(model, prepared, rows, batch, device)
     for state in iter_sample(
         params.sampler, denoiser, schedule, draw_noise(), lambda _: draw_noise(), eta=params.eta
     ):
@@ -336,16 +345,19 @@ def _noise_source(
 def _bind(
     model: LoadedModel,
     prepared: PreparedCase,
-    seen: Sequence[tuple[int, View]],
+    rows: Mapping[int, int],
+    batch: Sequence[_Job],
     device: torch.device,
 ) -> Denoiser:
-    """Encode each slice of the batch (row, view) once, and share it among members."""
+    """Encode each slice of the batch once in each view, and share it among members."""
+    seen = [(rows[job.z], job.view) for job in batch]
     unique = list(dict.fromkeys(seen))
     images = torch.from_numpy(prepared.prior_images([row for row, _ in unique])).to(device)
     images = apply_views(images, [view for _, view in unique])
     prior = model.network.encode_prior(images.contiguous(memory_format=torch.channels_last))
     index = torch.tensor([unique.index(one) for one in seen], device=device)
-    return model.network.bind(prior[index])
+    second = torch.tensor([job.is_second for job in batch], device=device)
+    return model.network.bind(prior[index].with_second(second))
 
 
 @torch.inference_mode()
