@@ -10,7 +10,7 @@ import torch
 
 from napari_diffseg.core.checkpoint import load_checkpoint
 from napari_diffseg.core.errors import CheckpointError, ParameterError
-from napari_diffseg.core.segnet import SegNet, SegNetConfig
+from napari_diffseg.core.segnet import SegNet, SegNetConfig, scatter_maxima, unpool
 from tests.training.tiny import OVERRIDES, TinyData, assert_same_state
 from training.baseline_config import BaselineConfig
 from training.baselines.checkpoint import LoadedBaseline, is_baseline, load_baseline
@@ -76,6 +76,15 @@ def segnet(**settings: object) -> SegNet:
 @pytest.mark.parametrize("size", [(32, 32), (26, 38), (19, 23)])
 def test_segnet_answers_for_slices_of_any_size(size: tuple[int, int]) -> None:
     assert segnet()(torch.rand(2, 4, *size)).shape == (2, 1, *size)
+
+
+def test_maxima_go_back_to_their_places_on_every_device() -> None:
+    x = torch.rand(2, 3, 7, 10)
+    pooled, where = torch.nn.functional.max_pool2d(x, 2, return_indices=True)
+    back = unpool(pooled, where, [7, 10])
+    assert torch.equal(back[back > 0], x[back > 0])
+    assert int((back > 0).sum()) == pooled.numel()
+    assert torch.equal(scatter_maxima(pooled, where, [7, 10]), back)
 
 
 def test_segnet_is_as_large_as_published() -> None:

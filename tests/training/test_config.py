@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -29,7 +29,9 @@ def count_parameters(config: TrainingConfig) -> int:
 
 
 def test_shipped_configurations() -> None:
-    assert SHIPPED == ["bayesian_segnet", "debug", "fast", "paper", "segnet", "unet"]
+    assert SHIPPED == [
+        "bayesian_segnet", "debug", "fast", "paper", "segnet", "two_encoders", "unet",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SHIPPED)
@@ -127,6 +129,12 @@ def test_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
     path.write_text("[run", encoding="utf-8")
     with pytest.raises(ParameterError, match=r"mine\.toml is not valid TOML"):
         load_config(path)
+
+
+def test_the_bundled_models_last_stage_has_the_networks_of_the_first() -> None:
+    two, fast = load_config(find_config("two_encoders")), load_config(find_config("fast"))
+    assert replace(two.model, second_encoder=None) == fast.model
+    assert (two.diffusion, two.preprocessing) == (fast.diffusion, fast.preprocessing)
 
 
 @pytest.mark.parametrize("name", ["paper", "unet"])

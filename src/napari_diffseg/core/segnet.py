@@ -82,9 +82,22 @@ class SegNet(nn.Module):
         for convolve in self.up:
             where, size = places.pop()
             # The unpooled map has zeros where there was no maximum; sizes may be odd.
-            x = convolve(F.max_unpool2d(x, where, [2, 2], output_size=size))
+            x = convolve(unpool(x, where, size))
         out: Tensor = self.head(x)
         return out
+
+
+def unpool(x: Tensor, where: Tensor, size: list[int]) -> Tensor:
+    """Return maps (B, C, *size) with each value of ``x`` where its maximum was, and 0 elsewhere."""
+    if x.device.type != "mps":  # which older versions of torch cannot do this on
+        return F.max_unpool2d(x, where, [2, 2], output_size=size)
+    return scatter_maxima(x, where, size)
+
+
+def scatter_maxima(x: Tensor, where: Tensor, size: list[int]) -> Tensor:
+    """Do the same as :func:`unpool`, on any device."""
+    out = x.new_zeros((*x.shape[:2], size[0] * size[1]))
+    return out.scatter_(2, where.flatten(2), x.flatten(2)).unflatten(2, size)
 
 
 def _iter_convolutions(widths: list[int]) -> Iterator[nn.Module]:
