@@ -31,7 +31,7 @@ from napari_diffseg.core.levels import MapKind
 from napari_diffseg.core.metrics import compute_dice
 from tests.core.case_files import NAMES_2017, NAMES_2023, write_case
 from tests.core.synthetic import synthetic_case
-from tests.models import tiny_model
+from tests.models import TINY_SEGNET, tiny_model
 
 AFFINE = np.array([[-1.0, 0, 0, 3], [0, -1, 0, 17], [0, 0, 1, 5], [0, 0, 0, 1]])
 
@@ -362,6 +362,15 @@ def test_info_tells_versions_and_models(checkpoint: Path, capsys, monkeypatch) -
     assert "thread" in record["devices"] or "GB" in record["devices"]
     assert record["sha256"] == tiny_hash(checkpoint)
     assert record["steps_trained"] == "12"
+    assert record["encoders"] == "U-Net, run once per slice"
+
+
+def test_info_tells_of_a_second_encoder(tmp_path: Path, capsys) -> None:
+    model = tiny_model(second_encoder=TINY_SEGNET)
+    path = tmp_path / "two.safetensors"
+    save_checkpoint(path, model.network, model.preprocessing, model.card, {})
+    assert main(["info", "--checkpoint", str(path)]) == 0
+    assert "U-Net and, for every second sample, SegNet" in capsys.readouterr().out
 
 
 def test_info_without_the_bundled_model_still_describes_another(

@@ -114,6 +114,15 @@ def describe_bundled_model() -> str:
         return f"{'bundled model':16}none: {error}"
 
 
+def _describe_encoders(model: LoadedModel) -> str:
+    config = model.network.config
+    if config.prior_encoder is None:
+        return "none: the images enter the denoiser at every step"
+    if config.second_encoder is None:
+        return "U-Net, run once per slice"
+    return "U-Net and, for every second sample, SegNet; run once per slice"
+
+
 def describe_model(model: LoadedModel, title: str) -> str:
     """Return name, file, hash, recommendation and provenance of a model, one a line."""
     n_parameters = sum(parameter.numel() for parameter in model.network.parameters())
@@ -123,6 +132,7 @@ def describe_model(model: LoadedModel, title: str) -> str:
         ("  file", str(model.path)),
         ("  sha256", model.sha256),
         ("  size", f"{n_parameters / 1e6:.1f} M parameters, slices of {window_y} x {window_x}"),
+        ("  encoders", _describe_encoders(model)),
         (
             "  recommended",
             f"{model.card.recommended_sampler}, {model.card.recommended_steps} steps"
