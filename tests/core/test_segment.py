@@ -162,6 +162,13 @@ def test_members_of_odd_number_begin_from_the_second_encoder() -> None:
         expected = np.where(prepared.brain[6], np.round(255 * expected), 0)
         np.testing.assert_allclose(found[member, 6].astype(float), expected, atol=1)
     assert np.abs(answers[0] - answers[1]).max() > 0.1
+    # Where nobody begins from the second encoder, it is not asked.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network.second_encoder, "forward", None)
+        (only,) = samples(
+            drain(segment(CASE, model, replace(PARAMS, n_samples=1, z_range=(6, 7))))
+        ).values()
+    np.testing.assert_array_equal(only, found[0, 6])
     # A second encoder is not heard by the first members.
     without = tiny_model()
     without.network.load_state_dict(network.state_dict(), strict=False)

@@ -131,7 +131,7 @@ def test_file_that_is_no_toml_is_named(tmp_path: Path) -> None:
         load_config(path)
 
 
-def test_the_bundled_models_last_stage_has_the_networks_of_the_first() -> None:
+def test_two_encoders_are_the_fast_model_and_one_more() -> None:
     two, fast = load_config(find_config("two_encoders")), load_config(find_config("fast"))
     assert replace(two.model, second_encoder=None) == fast.model
     assert (two.diffusion, two.preprocessing) == (fast.diffusion, fast.preprocessing)

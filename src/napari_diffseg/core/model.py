@@ -92,8 +92,10 @@ class EncodedPrior:
     second: Tensor | None = None
 
     def __getitem__(self, index: Tensor | slice) -> EncodedPrior:
-        parts = (self.image, self.features, self.second)
-        return EncodedPrior(*(None if part is None else part[index] for part in parts))  # type: ignore[arg-type]
+        def take(part: Tensor | None) -> Tensor | None:
+            return None if part is None else part[index]
+
+        return EncodedPrior(self.image[index], take(self.features), take(self.second))
 
     def with_second(self, chosen: Tensor) -> EncodedPrior:
         """Return this with the second encoder's logits where ``chosen``, (B,) bool, says so.
@@ -126,13 +128,18 @@ class DiffusionModel(nn.Module):
         if config.second_encoder is not None:
             self.second_encoder = SegNet(config.second_encoder, config.n_prior_channels)
 
-    def encode_prior(self, prior_image: Tensor) -> EncodedPrior:
-        """Return what the denoiser needs of ``prior_image`` (B, n_prior_channels, Y, X)."""
+    def encode_prior(self, prior_image: Tensor, *, ask_second: bool = True) -> EncodedPrior:
+        """Return what the denoiser needs of ``prior_image`` (B, n_prior_channels, Y, X).
+
+        Without ``ask_second`` the second encoder, if there is one, is spared its work.
+        """
         if self.prior_encoder is None:
             return EncodedPrior(prior_image)
         features = self.prior_encoder.compute_features(prior_image)
         logits = self.prior_encoder.predict(features)
-        second = None if self.second_encoder is None else self.second_encoder(prior_image)
+        second: Tensor | None = None
+        if self.second_encoder is not None and ask_second:
+            second = self.second_encoder(prior_image)
         features = F.pixel_unshuffle(features, self.config.features_patch_size)
         return EncodedPrior(logits, features, second)
 

@@ -354,10 +354,11 @@ def _bind(
     unique = list(dict.fromkeys(seen))
     images = torch.from_numpy(prepared.prior_images([row for row, _ in unique])).to(device)
     images = apply_views(images, [view for _, view in unique])
-    prior = model.network.encode_prior(images.contiguous(memory_format=torch.channels_last))
+    images = images.contiguous(memory_format=torch.channels_last)
+    is_second = [job.is_second for job in batch]
+    prior = model.network.encode_prior(images, ask_second=any(is_second))
     index = torch.tensor([unique.index(one) for one in seen], device=device)
-    second = torch.tensor([job.is_second for job in batch], device=device)
-    return model.network.bind(prior[index].with_second(second))
+    return model.network.bind(prior[index].with_second(torch.tensor(is_second, device=device)))
 
 
 @torch.inference_mode()
