@@ -89,9 +89,10 @@ class SegNet(nn.Module):
 
 def unpool(x: Tensor, where: Tensor, size: list[int]) -> Tensor:
     """Return maps (B, C, *size) with each value of ``x`` where its maximum was, and 0 elsewhere."""
-    if x.device.type != "mps":  # which older versions of torch cannot do this on
-        return F.max_unpool2d(x, where, [2, 2], output_size=size)
-    return scatter_maxima(x, where, size)
+    if x.device.type == "mps":  # which older versions of torch cannot do this on
+        return scatter_maxima(x, where, size)
+    out: Tensor = F.max_unpool2d(x, where, [2, 2], output_size=size)
+    return out
 
 
 def scatter_maxima(x: Tensor, where: Tensor, size: list[int]) -> Tensor:
