@@ -97,8 +97,9 @@ def unpool(x: Tensor, where: Tensor, size: list[int]) -> Tensor:
 
 def scatter_maxima(x: Tensor, where: Tensor, size: list[int]) -> Tensor:
     """Do the same as :func:`unpool`, on any device."""
-    out = x.new_zeros((*x.shape[:2], size[0] * size[1]))
-    return out.scatter_(2, where.flatten(2), x.flatten(2)).unflatten(2, size)
+    flat = x.new_zeros((*x.shape[:2], size[0] * size[1]))
+    flat.scatter_(2, where.flatten(2), x.flatten(2))
+    return flat.reshape(*x.shape[:2], *size)
 
 
 def _iter_convolutions(widths: list[int]) -> Iterator[nn.Module]:
