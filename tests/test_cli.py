@@ -108,6 +108,22 @@ def test_writes_the_maps_on_the_source_grid(segment, tmp_path: Path, capsys) -> 
     assert " slices x 3 samples x 3 steps on cpu" in printed.err
 
 
+def test_samples_see_mirrored_slices_and_other_contrasts_if_asked(segment, tmp_path: Path) -> None:
+    case = write_synthetic(tmp_path / "in", "Case_1")
+    plain, varied = tmp_path / "plain", tmp_path / "varied"
+    assert segment(case, "--save-samples", out=plain) == 0
+    ways = ("--mirror", "--vary-contrast", "--report", "--save-samples")
+    assert segment(case, *ways, out=varied) == 0
+    for out, asked in ((plain, False), (varied, True)):
+        run = read_json(out / "Case_1_diffseg.json")["run"]
+        assert (run["mirror"], run["vary_contrast"]) == (asked, asked)
+    page = (varied / "Case_1_report.html").read_text(encoding="utf-8")
+    assert re.search(r"Contrast varied between samples\W+\w+\W+\w*\W*yes", page)
+    before, after = (load(out / "Case_1_samples.nii.gz") for out in (plain, varied))
+    np.testing.assert_array_equal(after[..., 0], before[..., 0])
+    assert not np.array_equal(after[..., 2], before[..., 2])
+
+
 def test_json_tells_how_and_how_good(segment, tmp_path: Path) -> None:
     case = write_synthetic(tmp_path / "in", "Case_1")
     assert segment(case, "--samples", 4, "--seed", 7, "--steps", 2, "--sampler", "ddim") == 0

@@ -101,7 +101,7 @@ class LossConfig:
     dice_weight: float = 0.25
     """Weight of soft Dice beside cross-entropy (x_0 prediction only)."""
     prior_weight: float = 1.0
-    """Weight of the prior encoder's own loss."""
+    """Weight of the prior encoder's own loss, or of the mean of it and the second encoder's."""
     n_draws: int = 2
     """Noise draws of each image (the prior encoder is run once for all of them)."""
     t_density: Literal["uniform", "linear"] = "uniform"

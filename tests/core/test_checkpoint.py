@@ -81,6 +81,15 @@ def test_a_second_encoder_comes_back(tmp_path: Path, dtype: Literal["float32", "
         torch.testing.assert_close(found, value, rtol=1e-3, atol=1e-6)
 
 
+def test_weights_of_another_type_are_read_as_what_they_stand_for(path: Path) -> None:
+    def make_integer(_header: dict[str, Any], tensors: dict[str, Any]) -> None:
+        tensors.update({name: value.round().to(torch.int32) for name, value in tensors.items()})
+
+    rewrite(path, make_integer)
+    for value in load_checkpoint(path).network.state_dict().values():
+        assert value.dtype == torch.float32
+
+
 def test_an_implausible_second_encoder_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "two.safetensors"
     save_checkpoint(path, tiny_network(3, second_encoder=TINY_SEGNET), PREPROCESSING, CARD, {})

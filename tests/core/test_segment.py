@@ -141,6 +141,18 @@ def test_members_see_contrasts_of_their_own(model: Any) -> None:
         np.testing.assert_allclose(varied[2, z].astype(int), expected[2, z].astype(int), atol=1)
 
 
+def test_every_kind_of_member_is_the_same_whatever_the_batch_and_the_order() -> None:
+    model = tiny_model(context_slices=(-1, 1), second_encoder=TINY_SEGNET)
+    params = replace(PARAMS, mirror=True, vary_contrast=True)
+    whole = samples(drain(segment(CASE, model, params)))
+    for member in range(3):
+        alone = replace(
+            params, n_samples=1, first_member=member, z_range=(6, 7), memory_budget_mb=1
+        )
+        (found,) = samples(drain(segment(CASE, model, alone))).values()
+        np.testing.assert_array_equal(found, whole[member, 6])
+
+
 def test_members_of_odd_number_begin_from_the_second_encoder() -> None:
     model = tiny_model(second_encoder=TINY_SEGNET)
     network = model.network

@@ -13,6 +13,9 @@ import pytest
 from napari_diffseg._layers import find_layers
 from napari_diffseg._widgets import DiffsegWidget, case_desk, exporter
 from napari_diffseg._widgets.engine import Engine
+from napari_diffseg.core.events import SampleDone
+from napari_diffseg.core.params import SegmentParams
+from napari_diffseg.core.segment import segment
 from tests.plugin.conftest import TUMOUR_Z, Desk, load_tiny
 
 
@@ -111,6 +114,36 @@ def test_more_samples_continue_the_same_ensemble(
     samples = desk.layer("samples").data
     np.testing.assert_array_equal(samples[:3], before)
     assert samples[3:].any(axis=(1, 2, 3)).all()
+
+
+def test_added_samples_see_the_slices_as_the_record_says(
+    make_desk: Callable[..., Desk], saved: Path
+) -> None:
+    values = json.loads(saved.read_text(encoding="utf-8"))
+    values["run"].update(mirror=True, vary_contrast=True)
+    saved.write_text(json.dumps(values), encoding="utf-8")
+    desk = make_desk()
+    reopen(desk, saved)
+    case = desk.layer("mask").metadata["diffseg"]["source"]
+    desk.go_to(case, TUMOUR_Z)
+    desk.widget.parameters.n_samples.setValue(5)
+    desk.segment()
+    params = SegmentParams(
+        n_samples=2,
+        first_member=3,
+        n_steps=values["run"]["n_steps"],
+        sampler=values["run"]["sampler"],
+        seed=5,
+        mirror=True,
+        vary_contrast=True,
+        z_range=(TUMOUR_Z, TUMOUR_Z + 1),
+        device="cpu",
+    )
+    expected = [e for e in segment(case, load_tiny(None), params) if isinstance(e, SampleDone)]
+    assert len(expected) == 2
+    for sample in expected:
+        added = desk.layer("samples").data[sample.member, sample.z]
+        np.testing.assert_array_equal(added, sample.probability)
 
 
 def test_members_of_another_model_are_not_added_to(

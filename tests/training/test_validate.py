@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from napari_diffseg.core.errors import CaseError
-from tests.models import tiny_network
+from tests.models import TINY_SEGNET, tiny_network
 from tests.training.tiny import VALIDATION, TinyData, tiny_config
 from training.config import RunConfig
 from training.previews import draw_preview, save_png
@@ -68,19 +68,21 @@ def test_noise_is_that_of_segment(tiny_data: TinyData, run: RunConfig) -> None:
     from napari_diffseg.core.segment import segment
 
     settings = tiny_config().preprocessing
-    network = prepare_network(tiny_network(n_prior_channels=12))
+    network = prepare_network(tiny_network(n_prior_channels=12, second_encoder=TINY_SEGNET))
     model = LoadedModel(network, settings, ModelCard(), Path("tiny"), "")
     case = load_case(tiny_data.cases / VALIDATION[0])
     prepared = prepare_case(case, settings)
     row = len(prepared.z_indices) // 2
     z = int(prepared.z_indices[row])
-    params = SegmentParams(n_samples=1, n_steps=2, seed=5, z_range=(z, z + 1), device="cpu")
-    (segmented,) = (e for e in segment(case, model, params) if isinstance(e, SampleDone))
+    params = SegmentParams(n_samples=2, n_steps=2, seed=5, z_range=(z, z + 1), device="cpu")
+    segmented = [e for e in segment(case, model, params) if isinstance(e, SampleDone)]
     images = torch.from_numpy(prepared.prior_images([row]))
     number = np.array([case.geometry.to_source_slice(z)])
-    samples = sample_slices(network, images, number, n_samples=1, n_steps=2, seed=5)
-    restored = prepared.window.restore(samples.members[0])[0]
-    np.testing.assert_allclose(restored * 255.0, segmented.probability, atol=1.0)
+    samples = sample_slices(network, images, number, n_samples=2, n_steps=2, seed=5)
+    assert [sample.member for sample in segmented] == [0, 1]
+    for sample, member in zip(segmented, samples.members, strict=True):
+        restored = prepared.window.restore(member)[0]
+        np.testing.assert_allclose(restored * 255.0, sample.probability, atol=1.0)
 
 
 def test_perfect_and_useless_models_have_the_dice_they_deserve(

@@ -282,7 +282,8 @@ def _build(
         )
     if not all(bool(torch.isfinite(value).all()) for value in tensors.values()):
         raise ParameterError("Some weights are not finite.")
-    weights = {k: v.float() if v.is_floating_point() else v for k, v in tensors.items()}
+    kinds = {name: value.dtype for name, value in network.state_dict().items()}
+    weights = {name: value.to(kinds[name]) for name, value in tensors.items()}
     network.load_state_dict(weights, assign=True)
     return prepare_network(network)
 

@@ -4,6 +4,9 @@ Two curves over the number of members n. The Dice of the mask of the mean of n m
 n - 1 tells what the last member did to the mask. The Monte-Carlo error tells how far the mean map
 itself still is from that of very many members.
 
+It is a standard error as if members were drawn alike; where they begin in turn from two encoders
+it is too large rather than too small.
+
 A mask can hold still by chance, so it counts as stable only when the last two additions left it as
 it was, within a tolerance that the user chooses (`is_stable`).
 """
