@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from napari_diffseg.core.diffusion import decode_probability
 from napari_diffseg.core.errors import CaseError
 from napari_diffseg.core.metrics import compute_dice
-from napari_diffseg.core.model import DiffusionModel, EncodedPrior
+from napari_diffseg.core.model import DiffusionModel, EncodedPrior, begins_from_second
 from napari_diffseg.core.sampling import SamplerStep, iter_sample
 from napari_diffseg.core.schedule import NoiseSchedule
 from napari_diffseg.core.segment import make_generator
@@ -226,15 +226,13 @@ def sample_slices(
     """
     schedule = network.diffusion.make_schedule().respaced(n_steps)
     prior = network.encode_prior(images.contiguous(memory_format=torch.channels_last))
+
+    def choose_prior(member: int) -> EncodedPrior:
+        chosen = torch.full((len(images),), begins_from_second(member), device=images.device)
+        return prior.with_second(chosen)
+
     members = [
-        _sample_member(
-            network,
-            prior.with_second(torch.full((len(images),), member % 2 == 1, device=images.device)),
-            source_slices,
-            schedule,
-            seed,
-            member,
-        )
+        _sample_member(network, choose_prior(member), source_slices, schedule, seed, member)
         for member in range(n_samples)
     ]
     brain = _find_brain(images)

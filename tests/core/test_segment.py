@@ -113,11 +113,17 @@ def test_mirrored_members_see_the_other_side(model: Any) -> None:
         np.testing.assert_array_equal(both[1, z], np.where(prepared.brain[z], on_grid, 0))
 
 
-def test_the_model_says_whether_members_are_mirrored(model: Any) -> None:
-    careful = replace(model, card=replace(model.card, mirror_members=True))
-    asked = samples(drain(segment(CASE, model, replace(PARAMS, mirror=True))))
-    for key, value in samples(drain(segment(CASE, careful, PARAMS))).items():
-        np.testing.assert_array_equal(value, asked[key])
+@pytest.mark.parametrize(
+    ("on_card", "asked"), [("mirror_members", "mirror"), ("vary_contrast", "vary_contrast")]
+)
+def test_the_model_says_how_members_see_the_slices(model: Any, on_card: str, asked: str) -> None:
+    careful = replace(model, card=replace(model.card, **{on_card: True}))
+    expected = samples(drain(segment(CASE, model, replace(PARAMS, **{asked: True}))))
+    plain = samples(drain(segment(CASE, model, PARAMS)))
+    found = samples(drain(segment(CASE, careful, PARAMS)))
+    assert not np.array_equal(found[1, 6], plain[1, 6])
+    for key, value in found.items():
+        np.testing.assert_array_equal(value, expected[key])
 
 
 def test_members_see_contrasts_of_their_own(model: Any) -> None:
@@ -200,13 +206,6 @@ def test_contrasts_are_of_seed_and_member() -> None:
     assert 0.14 < np.abs(gains - 1).max() <= 0.15
     assert 0.075 < np.abs(offsets).max() <= 0.08
     assert abs(offsets.mean()) < 0.01
-
-
-def test_the_model_says_whether_contrasts_vary(model: Any) -> None:
-    careful = replace(model, card=replace(model.card, vary_contrast=True))
-    asked = samples(drain(segment(CASE, model, replace(PARAMS, vary_contrast=True))))
-    for key, value in samples(drain(segment(CASE, careful, PARAMS))).items():
-        np.testing.assert_array_equal(value, asked[key])
 
 
 def test_another_seed_is_another_ensemble(model: Any) -> None:

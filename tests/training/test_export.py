@@ -110,37 +110,31 @@ def test_other_file_names_are_refused(
     assert "must end with .safetensors" in capsys.readouterr().err
 
 
-def test_members_see_other_contrasts_if_the_model_has_seen_them(
-    trainer: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("option", "on_card", "weaker", "message"),
+    [
+        ("--mirror", "mirror_members", {"flip": 0.0}, "without left-right flips"),
+        ("--vary-contrast", "vary_contrast", {"log_gamma": 0.2}, "smaller changes of contrast"),
+    ],
+)
+def test_members_see_what_the_model_has_seen(
+    trainer: Trainer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    option: str,
+    on_card: str,
+    weaker: dict[str, float],
+    message: str,
 ) -> None:
     out = tmp_path / "tiny.safetensors"
-    trainer.config = replace(
-        trainer.config, augmentation=AugmentationConfig(log_gamma=0.35, gain=0.15, offset=0.08)
-    )
+    trainer.config = replace(trainer.config, augmentation=AugmentationConfig())
     trainer.save()
-    assert export(trainer, out, "--vary-contrast") == 0
-    assert load_checkpoint(out).card.vary_contrast
+    assert export(trainer, out, option) == 0
+    assert getattr(load_checkpoint(out).card, on_card)
 
-    weaker = AugmentationConfig(log_gamma=0.2, gain=0.15, offset=0.08)
-    trainer.config = replace(trainer.config, augmentation=weaker)
+    trainer.config = replace(trainer.config, augmentation=AugmentationConfig(**weaker))
     trainer.save()
     out.unlink()
-    assert export(trainer, out, "--vary-contrast") == 1
-    assert "smaller changes of contrast" in capsys.readouterr().err
-    assert not out.exists()
-
-
-def test_members_are_mirrored_if_the_model_has_seen_mirrored_heads(
-    trainer: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "tiny.safetensors"
-    assert export(trainer, out, "--mirror") == 0
-    assert load_checkpoint(out).card.mirror_members
-
-    no_flips = AugmentationConfig(flip=0.0)
-    trainer.config = replace(trainer.config, augmentation=no_flips)
-    trainer.save()
-    out.unlink()
-    assert export(trainer, out, "--mirror") == 1
-    assert "without left-right flips" in capsys.readouterr().err
+    assert export(trainer, out, option) == 1
+    assert message in capsys.readouterr().err
     assert not out.exists()

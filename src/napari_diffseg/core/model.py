@@ -165,6 +165,11 @@ class DiffusionModel(nn.Module):
         return denoise
 
 
+def begins_from_second(member: int) -> bool:
+    """Return whether a member begins from the second encoder's answer, where the model has one."""
+    return member % 2 == 1
+
+
 def fast_model_config(
     encoder_channels: int = 64,
     denoiser_channels: int = 64,

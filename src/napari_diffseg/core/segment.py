@@ -30,7 +30,7 @@ from napari_diffseg.core.events import (
     StepDone,
 )
 from napari_diffseg.core.levels import encode_probability
-from napari_diffseg.core.model import ModelConfig
+from napari_diffseg.core.model import ModelConfig, begins_from_second
 from napari_diffseg.core.params import SegmentParams
 from napari_diffseg.core.preprocessing import PreparedCase, prepare_case
 from napari_diffseg.core.sampling import iter_sample
@@ -48,11 +48,6 @@ class _Job:
     member: int
     z: int
     view: View
-
-    @property
-    def is_second(self) -> bool:
-        """Whether it begins from the second encoder's answer, where the model has one."""
-        return self.member % 2 == 1
 
 
 def segment(
@@ -355,7 +350,7 @@ def _bind(
     images = torch.from_numpy(prepared.prior_images([row for row, _ in unique])).to(device)
     images = apply_views(images, [view for _, view in unique])
     images = images.contiguous(memory_format=torch.channels_last)
-    is_second = [job.is_second for job in batch]
+    is_second = [begins_from_second(job.member) for job in batch]
     prior = model.network.encode_prior(images, ask_second=any(is_second))
     index = torch.tensor([unique.index(one) for one in seen], device=device)
     return model.network.bind(prior[index].with_second(torch.tensor(is_second, device=device)))
