@@ -21,6 +21,7 @@ from training.paired import make_paired_table
 from training.ranking import make_ranking_table
 from training.results import SYSTEMS, CalibrationRow, TimingRow, UncertaintyRow
 from training.systems import LINES, PUBLISHED, Evaluation, describe_missing, find_evaluations
+from training.threshold_table import make_threshold_table
 
 _MEASURES: Final[tuple[tuple[str, Callable[[UncertaintyRow], float | None]], ...]] = (
     ("ECE", lambda row: row.ece),
@@ -36,11 +37,12 @@ _MEASURES: Final[tuple[tuple[str, Callable[[UncertaintyRow], float | None]], ...
 
 def make_sections(found: Mapping[str, Evaluation]) -> list[tuple[str, list[Table]]]:
     """Return the tables of all systems, with the heading of each group."""
-    paired = make_paired_table(found)
+    paired, thresholds = make_paired_table(found), make_threshold_table(found)
     return [
         ("Segmentation", [_table_of_systems(found)]),
         ("In 3-D", [_table_of_volumes(found)]),
         ("Against the ensemble", [] if paired is None else [paired]),
+        ("Threshold", [] if thresholds is None else [thresholds]),
         ("Uncertainty", [_table_of_uncertainty(found)]),
         (
             "Which slices, and which cases, need a human?",

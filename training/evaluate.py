@@ -44,6 +44,7 @@ from training.results import (
     MemberRow,
     SettingRow,
     SliceRow,
+    ThresholdRow,
     TimingRow,
     UncertaintyRow,
     write_rows,
@@ -143,6 +144,7 @@ def _write_all(out: Path, measured: Iterable[CaseMeasurements]) -> None:
     write_rows(out, UncertaintyRow, [row for each in measured for row in each.uncertainty])
     write_rows(out, CalibrationRow, [row for each in measured for row in each.calibration])
     write_rows(out, MemberRow, [row for each in measured for row in each.members])
+    write_rows(out, ThresholdRow, [row for each in measured for row in each.thresholds])
     write_rows(out, TimingRow, [each.timing for each in measured if each.timing is not None])
 
 

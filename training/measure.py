@@ -27,10 +27,12 @@ from training.results import (
     CaseRow,
     MemberRow,
     SliceRow,
+    ThresholdRow,
     TimingRow,
     UncertaintyRow,
 )
 from training.selective import compute_filtering, compute_soft_dice
+from training.thresholds import measure_thresholds
 
 Mask = NDArray[np.bool_]
 ZRange = tuple[int, int]
@@ -46,6 +48,7 @@ class CaseMeasurements:
     calibration: tuple[CalibrationRow, ...]
     timing: TimingRow | None = None
     members: tuple[MemberRow, ...] = ()
+    thresholds: tuple[ThresholdRow, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +101,8 @@ def measure_case(
     regions = [z_range, everything] if whole_volume and z_range != everything else [z_range]
     uncertainty, calibration = _measure_maps(case, patient, ensemble, brain, z_range)
     here = slice(*z_range)
+    cropped = crop_ensemble(ensemble, z_range)
+    spacing_mm = case.geometry.spacing_mm
     return CaseMeasurements(
         slices=tuple(
             row
@@ -114,14 +119,10 @@ def measure_case(
         calibration=tuple(calibration),
         members=tuple(
             measure_first_members(
-                case.name,
-                patient,
-                crop_ensemble(ensemble, z_range),
-                truth[here],
-                brain[here],
-                case.geometry.spacing_mm[1:],
+                case.name, patient, cropped, truth[here], brain[here], spacing_mm[1:]
             )
         ),
+        thresholds=tuple(measure_thresholds(case.name, patient, cropped, truth[here], spacing_mm)),
     )
 
 

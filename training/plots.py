@@ -13,6 +13,7 @@ from training.figures import Panel
 from training.ranking import CONFIDENCES, compute_risk_coverage, rank_slices
 from training.results import MASKS, PROBABILITIES, MemberRow, SheetRow
 from training.systems import LINES, Evaluation
+from training.thresholds import THRESHOLDS, mean_dice, volume_ratio
 
 SHOWN_MEMBERS: Final = (1, 2, 3, 5, 10, 20, 50, 100)
 """Rows of the table of numbers of members; the figure has all of them."""
@@ -99,6 +100,35 @@ def plot_reliability(found: Mapping[str, Evaluation]) -> Plot:
             Panel("observed minus predicted", "mean probability", gaps),
         ],
         columns=2,
+    )
+
+
+def plot_thresholds(found: Mapping[str, Evaluation]) -> Plot:
+    """Return Dice and predicted volume of each system against the threshold."""
+    slices: dict[str, list[tuple[float, float]]] = {}
+    volumes: dict[str, list[tuple[float, float]]] = {}
+    ratios: dict[str, list[tuple[float, float]]] = {}
+    for line in LINES:
+        evaluation = found.get(line.system)
+        if line.method != PROBABILITIES or evaluation is None or not evaluation.thresholds:
+            continue
+        name = line.describe(evaluation.n_members)
+        slices[name] = [*mean_dice(evaluation.thresholds).items()]
+        for threshold in THRESHOLDS:
+            rows = [row for row in evaluation.thresholds if row.threshold == threshold]
+            dice = float(np.mean([row.volume_dice for row in rows]))
+            volumes.setdefault(name, []).append((threshold, dice))
+            ratio = volume_ratio(rows)
+            if ratio is not None:
+                ratios.setdefault(name, []).append((threshold, ratio))
+    return Plot(
+        "thresholds",
+        "Dice and predicted volume against the threshold of the mean map.",
+        [
+            Panel("Dice, mean over slices", "threshold", slices),
+            Panel("Dice in 3-D", "threshold", volumes),
+            Panel("predicted to true volume", "threshold", ratios),
+        ],
     )
 
 

@@ -29,6 +29,7 @@ from training.plots import (
     plot_patients,
     plot_reliability,
     plot_risk_coverage,
+    plot_thresholds,
 )
 from training.results import FILES, SheetRow, SliceRow, read_rows
 from training.sheet_report import describe_sheet, make_sheet_tables, plot_sheet
@@ -83,6 +84,8 @@ def make_report(folder: Path) -> Report:
     if systems:
         for heading, tables in make_sections(systems):
             report.add(heading, *tables)
+            if heading == "Threshold" and tables:
+                report.parts.append(plot_thresholds(systems))
             if heading == "Segmentation":
                 report.parts.append(plot_patients(systems))
             if heading == "Uncertainty":

@@ -158,6 +158,23 @@ class MemberRow:
 
 
 @dataclass(frozen=True)
+class ThresholdRow:
+    """The mask of all members' mean probability above a threshold (``thresholds.csv``)."""
+
+    case: str
+    patient: str
+    threshold: float
+    n_slices: int
+    """With tumour."""
+    dice: float | None
+    """Mean over these slices."""
+    volume_dice: float
+    """In 3-D, of all slices of the protocol, as the next two."""
+    predicted_ml: float
+    truth_ml: float
+
+
+@dataclass(frozen=True)
 class TimingRow:
     """How long a case took (``timings.csv``); on another machine it takes another time."""
 
@@ -205,6 +222,7 @@ FILES: dict[type[Any], str] = {
     UncertaintyRow: "uncertainty.csv",
     CalibrationRow: "calibration.csv",
     MemberRow: "members.csv",
+    ThresholdRow: "thresholds.csv",
     TimingRow: "timings.csv",
     SheetRow: "sheet.csv",
     SettingRow: "settings.csv",

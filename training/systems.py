@@ -17,8 +17,10 @@ from training.results import (
     CalibrationRow,
     CaseRow,
     MemberRow,
+    Row,
     SettingRow,
     SliceRow,
+    ThresholdRow,
     TimingRow,
     UncertaintyRow,
     read_rows,
@@ -81,6 +83,7 @@ class Evaluation:
     calibration: list[CalibrationRow]
     members: list[MemberRow]
     timings: list[TimingRow]
+    thresholds: list[ThresholdRow]
 
     @property
     def title(self) -> str:
@@ -132,12 +135,17 @@ def read_evaluation(folder: Path) -> Evaluation:
         system,
         settings,
         read_rows(folder, SliceRow),
-        read_rows(folder, CaseRow) if (folder / FILES[CaseRow]).exists() else [],
+        _read_if_there(folder, CaseRow),
         read_rows(folder, UncertaintyRow),
-        read_rows(folder, CalibrationRow) if (folder / FILES[CalibrationRow]).exists() else [],
-        read_rows(folder, MemberRow) if (folder / FILES[MemberRow]).exists() else [],
-        read_rows(folder, TimingRow) if (folder / FILES[TimingRow]).exists() else [],
+        _read_if_there(folder, CalibrationRow),
+        _read_if_there(folder, MemberRow),
+        _read_if_there(folder, TimingRow),
+        _read_if_there(folder, ThresholdRow),
     )
+
+
+def _read_if_there(folder: Path, cls: type[Row]) -> list[Row]:
+    return read_rows(folder, cls) if (folder / FILES[cls]).exists() else []
 
 
 def find_evaluations(folder: Path) -> dict[str, Evaluation]:

@@ -26,9 +26,18 @@ from training.bootstrap import bootstrap_statistic, sign_flip_p_value, wilcoxon_
 from training.comparison import make_comparison, make_sections
 from training.evaluate import main
 from training.ranking import compute_partial, compute_spearman, make_ranking_table
-from training.results import SettingRow, SliceRow, TimingRow, UncertaintyRow, read_rows, write_rows
+from training.results import (
+    SettingRow,
+    SliceRow,
+    ThresholdRow,
+    TimingRow,
+    UncertaintyRow,
+    read_rows,
+    write_rows,
+)
 from training.systems import find_evaluations
 from training.table import main as table_main
+from training.thresholds import choose_without_patient, find_best, mean_dice
 
 PREPROCESSING = PreprocessingConfig(window=(48, 48), context_slices=(-2, 2))
 
@@ -186,6 +195,41 @@ def test_every_system_has_a_row_and_none_is_taken_from_the_paper(systems: Path) 
     assert len(table) == 2 + 8  # and the head
     assert "0.866" not in report.split("## As published, not measured here")[0]
     assert "copied from the paper" in report
+
+
+def threshold_row(patient: str, threshold: float, n_slices: int, dice: float) -> ThresholdRow:
+    return ThresholdRow(
+        patient, patient, threshold, n_slices, dice, 0.5, 3.0 * (1 - threshold), 2.0
+    )
+
+
+def test_a_patients_threshold_is_chosen_without_the_patient(systems: Path) -> None:
+    dice = {
+        "A": {0.3: 0.9, 0.5: 0.5, 0.7: 0.5},
+        "B": {0.3: 0.5, 0.5: 0.8, 0.7: 0.7},
+        "C": {0.3: 0.5, 0.5: 0.6, 0.7: 0.9},
+    }
+    n_slices = {"A": 1, "B": 2, "C": 2}
+    rows = [
+        threshold_row(patient, threshold, n_slices[patient], value)
+        for patient, values in dice.items()
+        for threshold, value in values.items()
+    ]
+    # All: 0.3 has 2.9 / 5, 0.5 has 3.3 / 5, 0.7 has 3.7 / 5. Without C: 1.9, 2.1 and 1.9 of 3.
+    assert mean_dice(rows) == pytest.approx({0.3: 0.58, 0.5: 0.66, 0.7: 0.74})
+    assert find_best(rows) == 0.7
+    chosen = {row.patient: row.threshold for row in choose_without_patient(rows)}
+    assert chosen == {"A": 0.7, "B": 0.7, "C": 0.5}
+    assert find_best([threshold_row("A", t, 1, 0.5) for t in (0.3, 0.5, 0.7)]) == 0.5
+    # Without a measurement there is no table, with one a row for each system.
+    assert "## Threshold" not in make_comparison(systems)
+    write_rows(systems / "theirs", ThresholdRow, rows)
+    table = rows_of(make_comparison(systems), "Threshold")
+    best, there, others, with_it, ratio = table["SegNet, 1 run"][1:]
+    assert (best, there[:5], others, with_it[:5]) == ("0.70", "0.740", "0.50 to 0.70", "0.620")
+    assert ratio == "0.55"  # (0.9 + 0.9 + 1.5) / 6
+    assert table["DDPM, ensemble of 5"][0] == "not measured"
+    assert table["nnU-Net, ensemble of n"][0] == "not run"
 
 
 def test_every_system_is_compared_with_the_ensemble(systems: Path) -> None:

@@ -152,6 +152,19 @@ def test_slices_have_what_they_can_be_ranked_by(case: Case) -> None:
     assert {row.confidence for row in runs} == {None}
 
 
+def test_masks_are_measured_at_every_threshold(case: Case) -> None:
+    brain = np.ones(case.geometry.shape, bool)
+    rows = measure_case(case, "p", members_of(case), brain, (2, 7)).thresholds
+    assert [row.threshold for row in rows] == [round(0.05 * k, 2) for k in range(1, 20)]
+    # The mean is 0.8 in one half of the tumour and 0.47 in the other.
+    for row in rows:
+        expected = 1.0 if row.threshold < 0.46 else 2 * 8 / 24 if row.threshold < 0.79 else 0.0
+        if row.threshold != 0.8:
+            assert row.dice == row.volume_dice == pytest.approx(expected), row.threshold
+        assert (row.n_slices, row.truth_ml) == (4, pytest.approx(4 * 16 / 1000))
+    assert rows[11].predicted_ml == pytest.approx(rows[11].truth_ml / 2)
+
+
 def test_first_members_are_what_a_smaller_ensemble_is(case: Case) -> None:
     brain = np.zeros(case.geometry.shape, bool)
     brain[:, 8:16, 8:16] = True
