@@ -20,10 +20,10 @@ HEADLESS := $(shell [ "$$(uname)" = Linux ] && [ -z "$$DISPLAY$$WAYLAND_DISPLAY"
 XVFB_RUN := $(if $(HEADLESS),xvfb-run -a -s "-screen 0 1600x1000x24")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system need-xvfb demo test check format screenshots results paper-table clean
+.PHONY: help setup system need-xvfb demo test check format screenshots results paper-table cross-validate clean
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: system $(STAMP) ## .venv with everything, at the versions of constraints.txt
 
@@ -89,10 +89,14 @@ results: $(STAMP) ## docs/results*.md and their figures, made anew from the numb
 
 # SPLIT=file: who is trained on; without it a split is made. It goes on after an interruption.
 BUDGET ?= 2h
-WORK ?= runs/paper-table
+WORK ?= runs/$@
 paper-table: $(STAMP) ## train, evaluate and compare all systems of the paper's table (CASES=folder BUDGET=2h)
 	@[ -n "$(CASES)" ] || { echo "Say where the labelled cases are: make paper-table CASES=folder [BUDGET=2h] [SPLIT=file] [WORK=folder]" >&2; exit 1; }
 	@$(PY) -m training.paper_table "$(CASES)" --work "$(WORK)" --budget "$(BUDGET)" $(if $(SPLIT),--split "$(SPLIT)") $(ARGS)
+
+cross-validate: $(STAMP) ## the bundled model's networks trained anew for each of 5 folds of patients (CASES=folder BUDGET=2h)
+	@[ -n "$(CASES)" ] || { echo "Say where the labelled cases are: make cross-validate CASES=folder [BUDGET=2h] [SPLIT=file] [WORK=folder]" >&2; exit 1; }
+	@$(PY) -m training.cross_validate "$(CASES)" --work "$(WORK)" --budget "$(BUDGET)" $(if $(SPLIT),--split "$(SPLIT)") $(ARGS)
 
 clean: ## remove builds and caches (the environment stays)
 	rm -rf build dist .coverage htmlcov .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

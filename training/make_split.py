@@ -59,11 +59,46 @@ def make_split(
         raise CaseError(f"A split needs at least two patients, not {len(patients)}.")
     n_validation = min(max(1, round(validation_fraction * len(patients))), len(patients) - 1)
     order = np.random.default_rng(seed).permutation(len(patients))
-    chosen = {patients[i] for i in order[:n_validation]}
+    return _divide(patient_of, {patients[i] for i in order[:n_validation]})
+
+
+def make_folds(
+    cases: Sequence[str], n_folds: int, seed: int, keys: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """Return the splits of a cross-validation: each patient is for validation in one of them.
+
+    Parameters
+    ----------
+    cases
+        Names of all cases.
+    n_folds
+        How many splits; sizes differ by one patient at most.
+    seed
+        Decides who is with whom.
+    keys
+        Patient of a case, where the name does not tell.
+
+    Raises
+    ------
+    CaseError
+        If there are fewer than two folds, or fewer patients than folds.
+    """
+    patient_of = {case: keys.get(case, find_patient(case)) for case in sorted(cases)}
+    patients = sorted(set(patient_of.values()))
+    if not 2 <= n_folds <= len(patients):
+        raise CaseError(
+            f"A cross-validation of {len(patients)} patients has 2 to {len(patients)} folds, "
+            f"not {n_folds}."
+        )
+    order = np.random.default_rng(seed).permutation(len(patients))
+    return [_divide(patient_of, {patients[i] for i in order[k::n_folds]}) for k in range(n_folds)]
+
+
+def _divide(patient_of: Mapping[str, str], validation: set[str]) -> dict[str, Any]:
     return {
-        "validation": [case for case, patient in patient_of.items() if patient in chosen],
-        "training": [case for case, patient in patient_of.items() if patient not in chosen],
-        "patient_key": patient_of,
+        "validation": [case for case, patient in patient_of.items() if patient in validation],
+        "training": [case for case, patient in patient_of.items() if patient not in validation],
+        "patient_key": dict(patient_of),
     }
 
 

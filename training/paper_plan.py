@@ -39,6 +39,8 @@ class System:
     """Folder of each evaluation, and its extra options."""
     option: str = "--segmenter"
     """How `training.evaluate` is given the model."""
+    settings: tuple[str, ...] = ()
+    """What differs from the configuration, as ``--set`` takes it."""
 
 
 SYSTEMS: tuple[System, ...] = (
@@ -82,7 +84,7 @@ def make_plan(
     Parameters
     ----------
     arguments
-        Of `training.paper_table`.
+        Of `training.paper_table` or `training.cross_validate`, with the slice cache.
     split
         Its patients are trained on, for some steps that are thrown away.
     systems
@@ -133,8 +135,9 @@ def make_train_arguments(
     arguments: argparse.Namespace, split: Path, system: System, settings: Sequence[str]
 ) -> list[str]:
     """Return the command line of `training.train` for a system."""
-    places: list[object] = ["--data", arguments.work / "cache", "--split", split]
-    values = [part for setting in (*settings, *arguments.set) for part in ("--set", setting)]
+    places: list[object] = ["--data", arguments.cache, "--split", split]
+    changes = (*system.settings, *settings, *arguments.set)
+    values = [part for setting in changes for part in ("--set", setting)]
     run = arguments.work / "runs" / system.name
     return [
         system.config,

@@ -15,14 +15,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Final
 
 import torch
 
 from napari_diffseg.core.errors import DiffsegError
 from napari_diffseg.core.segment import resolve_device
-from training import evaluate, export, make_split, nnunet, prepare, report, sheet, train
+from training import evaluate, make_split, nnunet, prepare, report, sheet
 from training.baselines.nnunet import DATASET
 from training.paper_plan import (
     PLAN_NAME,
@@ -30,66 +29,14 @@ from training.paper_plan import (
     Plan,
     System,
     make_plan,
-    make_settings,
-    make_train_arguments,
     parse_budget,
     write_plan,
 )
-from training.state import STATE_NAME, read_record
+from training.paper_steps import describe_end, evaluate_row, run_step, train_system
 
 NNUNET: Final = "nnunet"
 _NNUNET_EPOCHS: Final = 20
 """nnU-Net lowers its learning rate from epoch to epoch, whatever an epoch is."""
-STOPPED: Final = 128
-"""Exit codes from here on are of a command that was stopped, not of one that failed."""
-
-
-class StepError(DiffsegError):
-    """A step of the table failed or was stopped; what it said is above."""
-
-    def __init__(self, what: str, code: int) -> None:
-        ended = "was stopped" if code >= STOPPED else f"failed with exit code {code}, see above"
-        super().__init__(f"{what} {ended}. The same command goes on from there.")
-        self.code = code
-
-
-def train_system(
-    arguments: argparse.Namespace, split: Path, system: System, total_steps: int
-) -> Path:
-    """Train and export one system, as far as that is still to be done; return its model file.
-
-    Raises
-    ------
-    StepError
-        Training or export failed, or was stopped.
-    """
-    run = arguments.work / "runs" / system.name
-    model: Path = arguments.work / "models" / f"{system.name}.safetensors"
-    if model.exists():
-        return model
-    state = run / STATE_NAME
-    if not state.exists() or int(read_record(state)["step"]) < total_steps:
-        settings = make_settings(system, total_steps)
-        command = make_train_arguments(arguments, split, system, settings)
-        _run(f"training of {system.name}", train, command)
-    _run(f"export of {system.name}", export, [str(run), str(model), "--name", system.name])
-    return model
-
-
-def evaluate_row(
-    arguments: argparse.Namespace, split: Path, row: str, model: Sequence[str]
-) -> None:
-    """Evaluate one row of the table; cases that were measured are not measured again.
-
-    Raises
-    ------
-    StepError
-        It failed, or was stopped.
-    """
-    places = ["--split", str(split), "--out", str(arguments.work / "systems" / row)]
-    options = ["--samples", str(arguments.samples), "--slices", arguments.slices]
-    options += ["--device", arguments.device]
-    _run(f"evaluation of {row}", evaluate, [str(arguments.cases), *places, *options, *model])
 
 
 def takes_nnunet(arguments: argparse.Namespace) -> bool:
@@ -108,7 +55,9 @@ def run_nnunet(arguments: argparse.Namespace, split: Path, plan: Plan) -> None:
     work = arguments.work / "nnunet"
     place = ["--work", str(work)]
     if not (work / "raw" / DATASET / "dataset.json").exists():
-        _run("conversion", nnunet, ["convert", str(arguments.cases), "--split", str(split), *place])
+        run_step(
+            "conversion", nnunet, ["convert", str(arguments.cases), "--split", str(split), *place]
+        )
     device = resolve_device(arguments.device).type
     if NNUNET not in plan.total_steps:
         cost = nnunet.time_iteration(work, device)
@@ -123,10 +72,10 @@ def run_nnunet(arguments: argparse.Namespace, split: Path, plan: Plan) -> None:
     epochs = min(_NNUNET_EPOCHS, plan.total_steps[NNUNET])
     length = ["--epochs", str(epochs), "--iterations", str(plan.total_steps[NNUNET] // epochs)]
     options = [*place, *length, "--folds", *arguments.folds, "--device", device]
-    _run("training of nnU-Net", nnunet, ["train", *options])
+    run_step("training of nnU-Net", nnunet, ["train", *options])
     predictions = work / "predictions"
     if not all(any(predictions.glob(f"fold_{fold}/*.npz")) for fold in arguments.folds):
-        _run("prediction of nnU-Net", nnunet, ["predict", *options])
+        run_step("prediction of nnU-Net", nnunet, ["predict", *options])
     evaluate_row(arguments, split, NNUNET, ["--segmenter", str(predictions)])
 
 
@@ -142,9 +91,9 @@ def measure_curves(arguments: argparse.Namespace, split: Path, model: Path) -> N
     which += ["--device", arguments.device]
     out = str(arguments.work / "members" / "ddpm")
     options = ["--samples", str(arguments.members), "--slices", arguments.slices]
-    _run("evaluation of many members", evaluate, [*which, *options, "--out", out])
+    run_step("evaluation of many members", evaluate, [*which, *options, "--out", out])
     out = str(arguments.work / "sheets" / "sheet")
-    _run("sheet of steps", sheet, [*which, "--steps", arguments.steps, "--out", out])
+    run_step("sheet of steps", sheet, [*which, "--steps", arguments.steps, "--out", out])
 
 
 def make_paper_table(arguments: argparse.Namespace, systems: Sequence[System]) -> None:
@@ -157,12 +106,15 @@ def make_paper_table(arguments: argparse.Namespace, systems: Sequence[System]) -
     """
     work: Path = arguments.work
     (work / "models").mkdir(parents=True, exist_ok=True)
+    arguments.cache = work / "cache"
     cache = ["--config", systems[0].config, "--workers", str(arguments.workers)]
     # A case that cannot be used has been reported; if the split needs it, training says so.
-    _run("preparation", prepare, [str(arguments.cases), str(work / "cache"), *cache], accept=(0, 1))
+    run_step(
+        "preparation", prepare, [str(arguments.cases), str(arguments.cache), *cache], accept=(0, 1)
+    )
     split: Path = arguments.split or work / "split.json"
     if not split.exists():
-        _run("split", make_split, [str(work / "cache"), str(split)])
+        run_step("split", make_split, [str(arguments.cache), str(split)])
     plan = make_plan(arguments, split, systems, 1 if takes_nnunet(arguments) else 0)
     models = {}
     for system in systems:
@@ -173,16 +125,7 @@ def make_paper_table(arguments: argparse.Namespace, systems: Sequence[System]) -
     if takes_nnunet(arguments):
         run_nnunet(arguments, split, plan)
     measure_curves(arguments, split, models["ddpm"])
-    _run("report", report, [str(work)])
-
-
-def _run(
-    what: str, command: ModuleType, arguments: list[str], accept: Sequence[int] = (0,)
-) -> None:
-    print(f"== {what}", file=sys.stderr)
-    code = command.main(arguments)
-    if code not in accept:
-        raise StepError(what, code)
+    run_step("report", report, [str(work)])
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -253,9 +196,7 @@ def main(argv: Sequence[str] | None = None, systems: Sequence[System] = SYSTEMS)
     try:
         make_paper_table(arguments, systems)
     except (DiffsegError, OSError, FloatingPointError) as error:
-        print(f"training.paper_table: error: {error}", file=sys.stderr)
-        stopped = isinstance(error, StepError) and error.code >= STOPPED
-        return 130 if stopped else 1
+        return describe_end("training.paper_table", error)
     except KeyboardInterrupt:
         print("\nInterrupted; the same command goes on from here.", file=sys.stderr)
         return 130

@@ -1,0 +1,178 @@
+"""Every patient is segmented by networks that have not seen it, and all are in one report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.training.test_paper_table import SEGNET
+from tests.training.tiny import TRAINING, VALIDATION, TinyData, tiny_config
+from training import cross_validate, evaluate, paper_plan, train
+from training import report as report_command
+from training.baselines.opening import open_segmenter
+from training.baselines.segmenter import DiffusionSegmenter
+from training.config import format_config
+from training.cross_validate import Recipe, main, pool_evaluations
+from training.data import load_split
+from training.make_split import make_folds
+from training.paper_plan import System
+from training.results import FILES, SettingRow, SheetRow, SliceRow, read_rows, write_rows
+from training.state import STATE_NAME, read_record
+
+SECOND_ENCODER = """
+[model.second_encoder]
+channels = [8, 8]
+n_convolutions = [1, 1]
+dropout = 0.5
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    """Tiny networks in the place of those that take hours."""
+    config = tiny_config()
+    text = format_config(config)
+    (tmp_path / "unet.toml").write_text(text, encoding="utf-8")
+    (tmp_path / "joined.toml").write_text(text + SECOND_ENCODER, encoding="utf-8")
+    segnet = SEGNET.format(dropout="true", context=list(config.preprocessing.context_slices))
+    (tmp_path / "segnet.toml").write_text(segnet, encoding="utf-8")
+    return Recipe(
+        System("unet_and_denoiser", str(tmp_path / "unet.toml"), ()),
+        System("bayesian_segnet", str(tmp_path / "segnet.toml"), (("bayesian_segnet", ()),)),
+        System("ddpm", str(tmp_path / "joined.toml"), (("ddpm", ()),), "--checkpoint"),
+    )
+
+
+@pytest.fixture
+def command(
+    recipe: Recipe,
+    tiny_data: TinyData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    no_tensorboard: None,
+):
+    monkeypatch.setattr(paper_plan, "measure_step", lambda *_: 0.5)
+    monkeypatch.setattr(report_command, "write_figure", lambda *_: None)
+
+    def run(*more: str) -> int:
+        places = [tiny_data.cases, "--work", tmp_path / "work", "--slices", "3:9"]
+        options = ["--split", tiny_data.split, "--folds", 3, "--samples", 2, "--workers", 1]
+        options += ["--budget", "9s", "--device", "cpu", "--threads", 1]
+        return main([*map(str, [*places, *options]), *more], recipe)
+
+    return run
+
+
+def test_each_patient_is_left_out_once(command, tmp_path: Path, monkeypatch) -> None:
+    assert command() == 0
+    work = tmp_path / "work"
+    left_out: list[str] = []
+    for number in range(3):
+        fold = work / f"fold_{number}"
+        split = load_split(fold / "split.json")
+        assert sorted(split.training + split.validation) == sorted(TRAINING)
+        left_out += split.validation
+        # 9 seconds, two systems, three folds, half a second a step.
+        for name in ("unet_and_denoiser", "bayesian_segnet"):
+            assert read_record(fold / "runs" / name / STATE_NAME)["step"] == 3
+            assert not (fold / "runs" / name / "validation.csv").exists()
+        # Its members begin from both of this fold's networks, whose weights are as they were.
+        segmenter = open_segmenter(fold / "models" / "ddpm.safetensors")
+        assert isinstance(segmenter, DiffusionSegmenter)
+        origins = segmenter.model.provenance
+        for origin, name in (
+            ("init", "unet_and_denoiser"),
+            ("init_second_encoder", "bayesian_segnet"),
+        ):
+            part = open_segmenter(fold / "models" / f"{name}.safetensors")
+            assert origins[origin]["sha256"] == part.settings["model_sha256"]
+        assert segmenter.settings["steps"] == 2
+    assert sorted(left_out) == sorted(TRAINING)
+    # The report has all of them, and nobody of the validation.
+    for row in ("ddpm", "bayesian_segnet"):
+        cases = {r.case for r in read_rows(work / "systems" / row, SliceRow)}
+        assert cases == set(TRAINING)
+        assert not cases & set(VALIDATION)
+    text = (work / "report.md").read_text("utf-8")
+    assert "| DDPM, ensemble of 2 " in text
+    assert "| Bayesian SegNet, 2 runs " in text
+    assert "## Threshold" in text
+
+    # Again: nothing is trained or sampled, and the report is the same.
+    for module, name in ((train, "main"), (evaluate, "evaluate_case")):
+        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("was done already"))
+    assert command() == 0
+    assert (work / "report.md").read_text("utf-8") == text
+
+
+def test_it_goes_on_where_it_was_stopped(command, monkeypatch, capsys) -> None:
+    real, ran = train.main, []
+
+    def stopped(arguments):
+        run = Path(arguments[arguments.index("--run") + 1])
+        ran.append((run.parent.parent.name, run.name))
+        return 130 if len(ran) == 3 else real(arguments)
+
+    monkeypatch.setattr(train, "main", stopped)
+    assert command() == 130
+    assert "both encoders together was stopped" in capsys.readouterr().err
+    assert command() == 0
+    parts = ["unet_and_denoiser", "bayesian_segnet", "ddpm"]
+    again = [("fold_0", "ddpm")]
+    assert ran[:4] == [("fold_0", name) for name in parts] + again
+    assert ran[4:] == [(f"fold_{k}", name) for k in (1, 2) for name in parts]
+
+
+def test_folds_that_were_trained_by_are_kept(command, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(cross_validate, "run_fold", lambda *_: None)
+    monkeypatch.setattr(cross_validate, "pool_evaluations", lambda *_: None)
+    monkeypatch.setattr(report_command, "main", lambda _: 0)
+    assert command() == 0
+    assert command("--seed", "1") == 1
+    assert "another --seed, and was trained by. Choose another --work" in capsys.readouterr().err
+    assert command("--folds", "2") == 1
+    assert "Choose another --work" in capsys.readouterr().err
+    assert command("--folds", "4") == 1
+    assert "A cross-validation of 3 patients has 2 to 3 folds, not 4." in capsys.readouterr().err
+
+
+def test_scans_of_one_patient_are_in_one_fold() -> None:
+    names = [f"BraTS-GLI-{k:05}-{visit:03}" for k in range(7) for visit in (0, 1)]
+    folds = make_folds([*names, "other"], 4, 0, {"other": "BraTS-GLI-00002"})
+    assert sorted(case for fold in folds for case in fold["validation"]) == sorted(
+        [*names, "other"]
+    )
+    for fold in folds:
+        patients = {
+            name: {fold["patient_key"][c] for c in fold[name]}
+            for name in fold
+            if name != "patient_key"
+        }
+        assert not patients["training"] & patients["validation"]
+        assert len(patients["validation"]) in (1, 2)
+        assert ("other" in fold["validation"]) == ("BraTS-GLI-00002-000" in fold["validation"])
+
+
+def test_pooled_settings_say_where_folds_differ(tmp_path: Path) -> None:
+    for number, values in enumerate(
+        (
+            {"model_sha256": "a", "training_hours": "0.50"},
+            {"model_sha256": "b", "training_hours": "0.75"},
+        )
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for cls in FILES:
+            if cls is not SheetRow:
+                write_rows(folder, cls, [])
+        settings = {"system": "ddpm", "images_seen": "80", **values}
+        write_rows(folder, SettingRow, [SettingRow(*item) for item in settings.items()])
+    pool_evaluations([tmp_path / "0", tmp_path / "1"], tmp_path / "out")
+    pooled = {row.name: row.value for row in read_rows(tmp_path / "out", SettingRow)}
+    assert pooled == {
+        "system": "ddpm",
+        "images_seen": "80",
+        "model_sha256": "2 different",
+        "training_hours": "0.62",
+    }
