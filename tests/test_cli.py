@@ -137,6 +137,7 @@ def test_json_tells_how_and_how_good(segment, tmp_path: Path) -> None:
     assert record["run"]["eta"] == 0.0
     assert record["run"]["model"]["provenance"] == {"steps_trained": 12}
     assert len(record["run"]["model"]["sha256"]) == 64
+    assert record["run"]["model"]["encoders"] == ["U-Net"]
     assert record["scores"]["dice"] == pytest.approx(compute_dice(mask, truth))
     assert record["scores"]["truth_ml"] == pytest.approx(truth.sum() / 1000)
     assert record["volume"]["mask_ml"] == pytest.approx(mask.sum() / 1000)
@@ -387,6 +388,13 @@ def test_info_tells_of_a_second_encoder(tmp_path: Path, capsys) -> None:
     save_checkpoint(path, model.network, model.preprocessing, model.card, {})
     assert main(["info", "--checkpoint", str(path)]) == 0
     assert "U-Net and, for every second sample, SegNet" in capsys.readouterr().out
+    case = write_synthetic(tmp_path / "in", "Case_1")
+    options = ["--checkpoint", path, "--out", tmp_path / "out", "--samples", 2, "--report"]
+    assert main(["segment", *map(str, [case, *options])]) == 0
+    record = read_json(tmp_path / "out" / "Case_1_diffseg.json")
+    assert record["run"]["model"]["encoders"] == ["U-Net", "SegNet"]
+    page = (tmp_path / "out" / "Case_1_report.html").read_text(encoding="utf-8")
+    assert re.search(r"Samples begin from\W+\w+\W+\w*\W*U-Net and SegNet", page)
 
 
 def test_info_without_the_bundled_model_still_describes_another(

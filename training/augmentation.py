@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from napari_diffseg.core.views import N_MODALITIES
 from training.config import AugmentationConfig
 from training.shares import BatchRandom
 
-N_MODALITIES = 4
 MAX_MARGIN = 8
 """Most voxels around a tumour that are pasted with it."""
 _COARSEST = 0.5

@@ -24,7 +24,7 @@ from napari_diffseg.core.sampling import SamplerStep, iter_sample
 from napari_diffseg.core.schedule import NoiseSchedule
 from napari_diffseg.core.segment import make_generator
 from napari_diffseg.core.uncertainty import compute_mean_pairwise_dice
-from training.augmentation import N_MODALITIES
+from napari_diffseg.core.views import N_MODALITIES
 from training.baselines.networks import draw_members
 from training.config import DataConfig, RunConfig
 from training.data import SliceCache

@@ -17,11 +17,11 @@ from napari_diffseg.core.preprocessing import PreprocessingConfig
 from napari_diffseg.core.segnet import SegNetConfig
 from napari_diffseg.core.serialisation import to_dict
 from napari_diffseg.core.unet import UNetConfig
+from napari_diffseg.core.views import N_MODALITIES
 from training.baselines.checkpoint import LoadedBaseline, is_baseline, load_baseline
 from training.changes import describe_changes
 from training.config import TrainingConfig
 
-_N_MODALITIES: Final = 4
 _ENCODER: Final = "prior_encoder"
 _SECOND: Final = "second_encoder"
 
@@ -210,7 +210,7 @@ def widen_context(model: LoadedModel, context_slices: Sequence[int]) -> LoadedMo
     config = model.network.config
     part = "denoiser" if config.prior_encoder is None else _ENCODER
     unet = config.denoiser if config.prior_encoder is None else config.prior_encoder
-    n_new = _N_MODALITIES * (len(ours) - len(theirs))
+    n_new = N_MODALITIES * (len(ours) - len(theirs))
     wider_unet = replace(unet, in_channels=unet.in_channels + n_new)
     if config.prior_encoder is None:
         wider = replace(config, denoiser=wider_unet)
@@ -218,9 +218,9 @@ def widen_context(model: LoadedModel, context_slices: Sequence[int]) -> LoadedMo
         wider = replace(config, prior_encoder=wider_unet)
     network = DiffusionModel(wider, model.network.diffusion)
     weights = model.network.state_dict()
-    stems = {f"{part}.stem.weight": _N_MODALITIES * unet.patch_size**2}
+    stems = {f"{part}.stem.weight": N_MODALITIES * unet.patch_size**2}
     if config.second_encoder is not None:
-        stems[f"{_SECOND}.down.0.0.weight"] = _N_MODALITIES
+        stems[f"{_SECOND}.down.0.0.weight"] = N_MODALITIES
     for stem, group in stems.items():
         weights[stem] = _spread_inputs(weights[stem], places, len(ours), group)
     network.load_state_dict(weights)

@@ -115,12 +115,10 @@ def describe_bundled_model() -> str:
 
 
 def _describe_encoders(model: LoadedModel) -> str:
-    config = model.network.config
-    if config.prior_encoder is None:
+    encoders = model.network.config.encoders
+    if not encoders:
         return "none: the images enter the denoiser at every step"
-    if config.second_encoder is None:
-        return "U-Net, run once per slice"
-    return "U-Net and, for every second sample, SegNet; run once per slice"
+    return " and, for every second sample, ".join(encoders) + ", run once per slice"
 
 
 def describe_model(model: LoadedModel, title: str) -> str:

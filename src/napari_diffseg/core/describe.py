@@ -50,6 +50,7 @@ def describe_model(model: LoadedModel) -> ModelRecord:
         sha256=model.sha256,
         provenance={**model.provenance},
         description=model.card.description,
+        encoders=model.network.config.encoders,
     )
 
 

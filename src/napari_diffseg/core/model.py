@@ -67,6 +67,12 @@ class ModelConfig:
         return self.denoiser.in_channels - 1
 
     @property
+    def encoders(self) -> tuple[str, ...]:
+        """Names of the networks whose answers members begin from, in turn; none in ``paper``."""
+        names = (("U-Net", self.prior_encoder), ("SegNet", self.second_encoder))
+        return tuple(name for name, encoder in names if encoder is not None)
+
+    @property
     def stride(self) -> int:
         """Factor by which height and width of a slice must be divisible."""
         encoder = 1 if self.prior_encoder is None else self.prior_encoder.stride

@@ -33,6 +33,8 @@ class ModelRecord:
     provenance: dict[str, Any]
     description: str = ""
     """From the model's own card: what it segments, what it was trained on, its limits."""
+    encoders: tuple[str, ...] = ()
+    """Networks whose answers members begin from, in turn; records of before have none."""
 
 
 @dataclass(frozen=True)

@@ -171,6 +171,7 @@ def tell_making(record: ResultRecord) -> Iterator[str]:
         ("Expert labels", case.label or "none"),
         ("Model", f"{run.model.name} ({run.model.file})"),
         ("What the model is", run.model.description or DASH),
+        ("Samples begin from", " and ".join(run.model.encoders) or DASH),
         ("SHA-256 of the model", run.model.sha256),
         *(("Note", message) for message in run.messages),
         ("Software", ", ".join(f"{name} {value}" for name, value in record.software.items())),
