@@ -1,10 +1,10 @@
 """Cross-validation: ``python -m training.cross_validate CASES_DIR --work WORK``.
 
 The patients are divided into folds. For each fold the networks of the bundled model are trained
-from nothing on the other patients: U-Net and denoiser (``fast``), Bayesian SegNet, and both put
-together (``two_encoders``, whose weights are not trained any further). So every patient is
-segmented by networks that have never seen it, all are put into one report (`training.report`), and
-choices such as a threshold can be made without the patients of the validation.
+from nothing on the other patients: U-Net and denoiser (``fast``), then Bayesian SegNet, which is
+put beside the U-Net (`training.add_encoder`). So every patient is segmented by networks that have
+never seen it, all are put into one report (`training.report`), and choices such as a threshold can
+be made without the patients of the validation.
 
 As in `training.paper_table` a budget decides the length, and the same command goes on after any
 interruption and does nothing twice. WORK has a folder for each fold.
@@ -26,60 +26,35 @@ import numpy as np
 import torch
 
 from napari_diffseg.core.errors import CaseError, DiffsegError
-from training import export, prepare, report, train
+from training import prepare, report
+from training.add_encoder import add_encoder
 from training.cache_index import read_index
 from training.data import load_split
 from training.make_split import make_folds
-from training.paper_plan import System, make_plan, make_train_arguments, parse_budget
+from training.paper_plan import System, make_plan, parse_budget
 from training.paper_steps import describe_end, evaluate_row, run_step, train_system
 from training.results import FILES, SettingRow, SheetRow, read_rows, write_rows
-from training.state import STATE_NAME
 
-JOINED: Final = "ddpm"
 _RECOMMENDED_STEPS: Final = 2
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What is trained in each fold: the parts of a model of two encoders, and the model."""
+    """What is trained in each fold: the two parts of a model with a second encoder."""
 
-    unet: System = System("unet_and_denoiser", "fast", ())
+    model: System = System("unet_and_denoiser", "fast", (("ddpm", ()),), "--checkpoint")
+    """Evaluated with the other beside its U-Net."""
     segnet: System = System(
         "bayesian_segnet",
         "bayesian_segnet",
         (("bayesian_segnet", ()),),
         settings=("baseline.segnet.channels=[32, 64, 128, 256, 256]",),
     )
-    joined: System = System(JOINED, "two_encoders", ((JOINED, ()),), "--checkpoint")
 
     @property
-    def trained(self) -> tuple[System, System]:
-        """The systems that take time."""
-        return self.unet, self.segnet
-
-
-def join_encoders(
-    arguments: argparse.Namespace, split: Path, recipe: Recipe, unet: Path, segnet: Path
-) -> Path:
-    """Make the model of two encoders of its parts, by a step at a learning rate of 0.
-
-    Raises
-    ------
-    StepError
-        The parts do not fit, or it was stopped.
-    """
-    model: Path = arguments.work / "models" / f"{recipe.joined.name}.safetensors"
-    if model.exists():
-        return model
-    settings = ("run.total_steps=1", "optimiser.learning_rate=0.0", "optimiser.warmup_steps=0")
-    command = make_train_arguments(arguments, split, recipe.joined, settings)
-    parts = ["--init", str(unet), "--init-second-encoder", str(segnet)]
-    run = arguments.work / "runs" / recipe.joined.name
-    if not (run / STATE_NAME).exists():
-        run_step("both encoders together", train, [*command, *parts])
-    name = ["--name", "cross-validation", "--steps", str(_RECOMMENDED_STEPS)]
-    run_step(f"export of {recipe.joined.name}", export, [str(run), str(model), *name])
-    return model
+    def systems(self) -> tuple[System, System]:
+        """Both."""
+        return self.model, self.segnet
 
 
 def run_fold(
@@ -89,18 +64,20 @@ def run_fold(
 
     Raises
     ------
-    StepError
+    DiffsegError
         Something failed, or was stopped.
     """
     (arguments.work / "models").mkdir(parents=True, exist_ok=True)
-    unet, segnet = (
+    model, segnet = (
         train_system(arguments, split, system, total_steps[system.name])
-        for system in recipe.trained
+        for system in recipe.systems
     )
-    joined = join_encoders(arguments, split, recipe, unet, segnet)
-    for system, model in ((recipe.joined, joined), (recipe.segnet, segnet)):
+    both = arguments.work / "models" / "both.safetensors"
+    if not both.exists():
+        add_encoder(model, segnet, both, name="cross-validation", steps=_RECOMMENDED_STEPS)
+    for system, path in zip(recipe.systems, (both, segnet), strict=True):
         for row, options in system.rows:
-            evaluate_row(arguments, split, row, [system.option, str(model), *options])
+            evaluate_row(arguments, split, row, [system.option, str(path), *options])
 
 
 def write_folds(arguments: argparse.Namespace) -> list[Path]:
@@ -187,18 +164,18 @@ def cross_validate(arguments: argparse.Namespace, recipe: Recipe) -> None:
     arguments.cache = work / "cache"
     # Held-out patients must not be seen on the way, so there is no validation.
     arguments.set = ["run.validate_every=0", *arguments.set]
-    cache = ["--config", recipe.unet.config, "--workers", str(arguments.workers)]
+    cache = ["--config", recipe.model.config, "--workers", str(arguments.workers)]
     # A case that cannot be used has been reported; if a fold needs it, training says so.
     where = [str(arguments.cases), str(arguments.cache)]
     run_step("preparation", prepare, [*where, *cache], accept=(0, 1))
     splits = write_folds(arguments)
-    n_others = len(recipe.trained) * (len(splits) - 1)
-    plan = make_plan(arguments, splits[0], recipe.trained, n_others)
+    n_others = len(recipe.systems) * (len(splits) - 1)
+    plan = make_plan(arguments, splits[0], recipe.systems, n_others)
     for number, split in enumerate(splits):
         print(f"== fold {number + 1} of {len(splits)}", file=sys.stderr)
         of_fold: dict[str, Any] = {**vars(arguments), "work": split.parent}
         run_fold(argparse.Namespace(**of_fold), split, recipe, plan.total_steps)
-    for system in (recipe.joined, recipe.segnet):
+    for system in recipe.systems:
         for row, _ in system.rows:
             folders = [split.parent / "systems" / row for split in splits]
             pool_evaluations(folders, work / "systems" / row)

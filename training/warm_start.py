@@ -126,7 +126,7 @@ def _load_model(path: Path, config: TrainingConfig, *, has_second: bool) -> Init
         for name, value in model.network.state_dict().items()
         if has_second or not name.startswith(_SECOND)
     }
-    return InitialWeights(weights, {"init": _describe_origin(model)}, (path,))
+    return InitialWeights(weights, {"init": describe_origin(model)}, (path,))
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,7 @@ def _load_unet(
         {"unet": _without_dropout(theirs), "preprocessing": to_dict(model.preprocessing)},
         {"unet": _without_dropout(config), "preprocessing": to_dict(preprocessing)},
     )
-    return _StartingNetwork(network.state_dict(), _describe_origin(model))
+    return _StartingNetwork(network.state_dict(), describe_origin(model))
 
 
 def _load_segnet(
@@ -170,10 +170,11 @@ def _load_segnet(
         {"segnet": theirs, "preprocessing": to_dict(model.preprocessing)},
         {"segnet": _without_dropout(config), "preprocessing": to_dict(preprocessing)},
     )
-    return _StartingNetwork(model.network.state_dict(), _describe_origin(model))
+    return _StartingNetwork(model.network.state_dict(), describe_origin(model))
 
 
-def _describe_origin(model: LoadedModel | LoadedBaseline) -> dict[str, Any]:
+def describe_origin(model: LoadedModel | LoadedBaseline) -> dict[str, Any]:
+    """Return, for the record of a network, what its weights began from."""
     name = model.name if isinstance(model, LoadedBaseline) else model.card.name
     return {"name": name, "sha256": model.sha256, "provenance": dict(model.provenance)}
 

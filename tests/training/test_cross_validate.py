@@ -20,27 +20,18 @@ from training.paper_plan import System
 from training.results import FILES, SettingRow, SheetRow, SliceRow, read_rows, write_rows
 from training.state import STATE_NAME, read_record
 
-SECOND_ENCODER = """
-[model.second_encoder]
-channels = [8, 8]
-n_convolutions = [1, 1]
-dropout = 0.5
-"""
-
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Recipe:
     """Tiny networks in the place of those that take hours."""
     config = tiny_config()
-    text = format_config(config)
-    (tmp_path / "unet.toml").write_text(text, encoding="utf-8")
-    (tmp_path / "joined.toml").write_text(text + SECOND_ENCODER, encoding="utf-8")
+    (tmp_path / "unet.toml").write_text(format_config(config), encoding="utf-8")
     segnet = SEGNET.format(dropout="true", context=list(config.preprocessing.context_slices))
     (tmp_path / "segnet.toml").write_text(segnet, encoding="utf-8")
+    option = "--checkpoint"
     return Recipe(
-        System("unet_and_denoiser", str(tmp_path / "unet.toml"), ()),
+        System("unet_and_denoiser", str(tmp_path / "unet.toml"), (("ddpm", ()),), option),
         System("bayesian_segnet", str(tmp_path / "segnet.toml"), (("bayesian_segnet", ()),)),
-        System("ddpm", str(tmp_path / "joined.toml"), (("ddpm", ()),), "--checkpoint"),
     )
 
 
@@ -78,7 +69,7 @@ def test_each_patient_is_left_out_once(command, tmp_path: Path, monkeypatch) -> 
             assert read_record(fold / "runs" / name / STATE_NAME)["step"] == 3
             assert not (fold / "runs" / name / "validation.csv").exists()
         # Its members begin from both of this fold's networks, whose weights are as they were.
-        segmenter = open_segmenter(fold / "models" / "ddpm.safetensors")
+        segmenter = open_segmenter(fold / "models" / "both.safetensors")
         assert isinstance(segmenter, DiffusionSegmenter)
         origins = segmenter.model.provenance
         for origin, name in (
@@ -112,16 +103,16 @@ def test_it_goes_on_where_it_was_stopped(command, monkeypatch, capsys) -> None:
     def stopped(arguments):
         run = Path(arguments[arguments.index("--run") + 1])
         ran.append((run.parent.parent.name, run.name))
-        return 130 if len(ran) == 3 else real(arguments)
+        return 130 if len(ran) == 2 else real(arguments)
 
     monkeypatch.setattr(train, "main", stopped)
     assert command() == 130
-    assert "both encoders together was stopped" in capsys.readouterr().err
+    assert "training of bayesian_segnet was stopped" in capsys.readouterr().err
     assert command() == 0
-    parts = ["unet_and_denoiser", "bayesian_segnet", "ddpm"]
-    again = [("fold_0", "ddpm")]
-    assert ran[:4] == [("fold_0", name) for name in parts] + again
-    assert ran[4:] == [(f"fold_{k}", name) for k in (1, 2) for name in parts]
+    parts = ["unet_and_denoiser", "bayesian_segnet"]
+    again = [("fold_0", "bayesian_segnet")]
+    assert ran[:3] == [("fold_0", name) for name in parts] + again
+    assert ran[3:] == [(f"fold_{k}", name) for k in (1, 2) for name in parts]
 
 
 def test_folds_that_were_trained_by_are_kept(command, monkeypatch, capsys) -> None:
