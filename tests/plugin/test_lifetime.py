@@ -128,6 +128,22 @@ def test_closing_the_viewer_stops_the_run(running: Desk, slow_motion: SlowMotion
     assert_was_cancelled(slow_motion, n_steps)
 
 
+@in_a_window
+def test_a_window_that_the_user_wants_to_keep_keeps_the_run(
+    running: Desk, slow_motion: SlowMotion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What napari does when its question "close window?" is answered by "cancel".
+    window = running.viewer.window._qt_window
+    with monkeypatch.context() as patch:
+        patch.setattr(type(window), "closeEvent", lambda _, event: event.ignore())
+        assert not window.close()
+    assert window.isVisible()
+    slow_motion.go()
+    running.wait_until_ready()
+    assert running.widget.run.status.full_text().startswith("Done")
+    assert running.widget.ensemble.threshold.isEnabled()
+
+
 @pytest.mark.parametrize("role", ["samples", "mean", "variance", "mask", "truth", "image"])
 def test_a_layer_can_be_deleted_during_a_run(
     running: Desk, slow_motion: SlowMotion, role: str

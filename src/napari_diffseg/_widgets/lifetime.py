@@ -25,6 +25,7 @@ class Lifetime(QObject):
     def __init__(self, widget: QWidget) -> None:
         super().__init__(widget)
         self._window: QWidget | None = None
+        self._is_closing = False
         widget.installEventFilter(self)
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802 (Qt's name)
@@ -40,16 +41,28 @@ class Lifetime(QObject):
                     self.began.emit()
             elif event.type() == QEvent.Type.Show and widget.parentWidget() is not None:
                 self._watch(_outermost(widget))
-        elif event.type() == QEvent.Type.Close and watched is self._window:
-            self.ended.emit()
+        elif watched is self._window:
+            self._look_at_window(event)
         return False
+
+    def _look_at_window(self, event: QEvent) -> None:
+        assert self._window is not None
+        if event.type() == QEvent.Type.Close:
+            # napari asks the user whether it is meant, and may ignore it. A window that is to be
+            # seen is closed only when it hides.
+            self._is_closing = self._window.isVisible()
+            if not self._is_closing:
+                self.ended.emit()
+        elif event.type() == QEvent.Type.Hide and self._is_closing:
+            self._is_closing = False
+            self.ended.emit()
 
     def _watch(self, window: QWidget | None) -> None:
         if window is self._window:
             return
         if self._window is not None:
             self._window.removeEventFilter(self)
-        self._window = window
+        self._window, self._is_closing = window, False
         if window is not None:
             window.installEventFilter(self)
 
