@@ -113,6 +113,43 @@ def test_results_are_found_again_and_not_made_again(
     assert path.stat().st_mtime_ns == written
 
 
+def test_what_was_saved_since_the_folder_was_listed_is_left_alone(
+    make_desk: Callable[..., Desk],
+    slow_motion: SlowMotion,
+    cohort: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    desk = make_desk(slow_motion)
+    open_cohort(desk, cohort, monkeypatch)
+    first, third = (cohort / RESULTS / f"Case_00{k}_diffseg.json" for k in (1, 3))
+    first.parent.mkdir()
+    maps = {"n_members": 1, "whole_volume": True}
+    first.write_text(json.dumps({"maps": maps, "edited": {"by": "hand"}}))
+    desk.click(desk.widget.case_list.run_button)
+    assert states(desk)[0] == "edited, 1 sample"
+    # More samples than the queue would draw, while it is busy with the case before.
+    third.write_text(json.dumps({"maps": {"n_members": 20, "whole_volume": True}}))
+    written = [path.read_text() for path in (first, third)]
+    slow_motion.go()
+    wait_for_queue(desk)
+    assert states(desk) == ["edited, 1 sample", "problem", "done, 20 samples"]
+    assert [path.read_text() for path in (first, third)] == written
+
+
+def test_a_result_of_some_slices_is_no_finished_case(
+    desk: Desk, cohort: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cohort / RESULTS).mkdir()
+    path = cohort / RESULTS / "Case_003_diffseg.json"
+    path.write_text(json.dumps({"maps": {"n_members": 9, "whole_volume": False}}))
+    open_cohort(desk, cohort, monkeypatch)
+    assert states(desk)[2] == "9 samples, some slices"
+    desk.click(desk.widget.case_list.run_button)
+    wait_for_queue(desk)
+    assert states(desk)[2] == "done, 2 samples"
+    assert json.loads(path.read_text())["maps"]["whole_volume"]
+
+
 def test_a_stopped_queue_keeps_the_samples_that_are_complete(
     make_desk: Callable[..., Desk],
     slow_motion: SlowMotion,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from qtpy.QtCore import QObject, Signal
 
-from napari_diffseg._widgets.queue_run import Found, Saved, Share, find_result, iter_case
+from napari_diffseg._widgets.queue_run import Found, Share, find_result, is_to_do, iter_case
 from napari_diffseg._worker import Job
 from napari_diffseg.core.events import Cancelled, Failed, Finished
 
@@ -34,6 +34,8 @@ class Entry:
     """Of a case that is running."""
     n_members: int = 0
     """Saved ones."""
+    is_whole: bool = True
+    """Whether these are of the whole volume."""
     problem: str = ""
 
     @property
@@ -43,6 +45,7 @@ class Entry:
             return f"running {self.fraction:.0%}"
         if self.state in ("done", "edited") or (self.state == "not run" and self.n_members):
             samples = f"{self.n_members} sample{'s' * (self.n_members != 1)}"
+            samples += "" if self.is_whole else ", some slices"
             return samples if self.state == "not run" else f"{self.state}, {samples}"
         return self.state
 
@@ -60,6 +63,7 @@ class CaseQueue(QObject):
         self._options: QueueOptions | None = None
         self._job: Job | None = None
         self._running: int | None = None
+        self._found = Found()
         self._may_go = threading.Event()
         self._may_go.set()
 
@@ -86,8 +90,13 @@ class CaseQueue(QObject):
             return
         self._options = replace(options, may_go=self._may_go)
         for index, entry in enumerate(self._entries):
-            if _is_to_do(entry, options.n_samples):
-                self._entries[index] = replace(entry, state="queued", problem="")
+            if entry.files.problem:
+                continue
+            found = find_result(options.folder, entry.files.name)
+            now = _describe(entry.files, found)
+            if is_to_do(found, options.n_samples):
+                now = replace(now, state="queued")
+            self._entries[index] = now
         self._go_on()
 
     def stop(self) -> None:
@@ -138,11 +147,12 @@ class CaseQueue(QObject):
         if isinstance(event, Share):
             self._change(fraction=event.fraction)
             return
-        if isinstance(event, Saved):
-            self._change(n_members=event.n_members)
+        if isinstance(event, Found):
+            self._found = event
+            self._change(n_members=event.n_members, is_whole=event.is_whole)
             return
         if isinstance(event, Finished):
-            self._change(state="done")
+            self._change(state="edited" if self._found.is_edited else "done")
         elif isinstance(event, Failed):
             self._change(state="problem", problem=event.message)
         elif isinstance(event, Cancelled):
@@ -157,20 +167,15 @@ class CaseQueue(QObject):
             self.changed.emit()
 
 
-def _is_to_do(entry: Entry, n_samples: int) -> bool:
-    """Whether a run would bring something; what somebody has edited is left alone."""
-    if entry.files.problem or entry.state in ("edited", "running"):
-        return False
-    return entry.n_members < n_samples
-
-
 def _find_entry(files: CaseFiles, folder: Path, n_same_name: int) -> Entry:
     if n_same_name > 1:
         problem = f"{n_same_name} cases are called {files.name}: their results would be mixed up."
         files = replace(files, problem=problem)
     if files.problem:
         return Entry(files, "problem", problem=files.problem)
-    found: Found = find_result(folder, files.name)
-    if not found.n_members:
-        return Entry(files)
-    return Entry(files, "edited" if found.is_edited else "done", n_members=found.n_members)
+    return _describe(files, find_result(folder, files.name))
+
+
+def _describe(files: CaseFiles, found: Found) -> Entry:
+    state: State = "edited" if found.is_edited else "done" if found.n_whole else "not run"
+    return Entry(files, state, n_members=found.n_members, is_whole=found.is_whole)

@@ -54,21 +54,21 @@ class Share:
 
 
 @dataclass(frozen=True)
-class Saved:
-    """The results of the first members are on disk."""
-
-    n_members: int
-
-
-@dataclass(frozen=True)
 class Found:
     """What a folder holds of a case's results."""
 
     n_members: int = 0
+    is_whole: bool = True
+    """Whether they are of the whole volume."""
     is_edited: bool = False
 
+    @property
+    def n_whole(self) -> int:
+        """Members of the whole volume."""
+        return self.n_members if self.is_whole else 0
 
-QueueEvent = Share | Saved | Finished | Cancelled | Failed
+
+QueueEvent = Share | Found | Finished | Cancelled | Failed
 
 
 def find_result(folder: Path, name: str) -> Found:
@@ -77,9 +77,16 @@ def find_result(folder: Path, name: str) -> Found:
 
     try:
         record = json.loads(output_paths(folder, name)[RECORD].read_text(encoding="utf-8"))
-        return Found(int(record["maps"]["n_members"]), record.get("edited") is not None)
+        maps = record["maps"]
+        is_edited = record.get("edited") is not None
+        return Found(int(maps["n_members"]), bool(maps["whole_volume"]), is_edited)
     except (OSError, ValueError, KeyError, TypeError):
         return Found()
+
+
+def is_to_do(found: Found, n_samples: int) -> bool:
+    """Whether a run would bring something; what somebody has edited is left alone."""
+    return not found.is_edited and found.n_whole < n_samples
 
 
 def iter_case(
@@ -87,14 +94,20 @@ def iter_case(
 ) -> Iterator[QueueEvent]:
     """Load a case, draw its members one after the other, and save after each of them.
 
-    What is on disk is replaced by a result with more members only, until all are drawn: a case
-    that is begun again after a crash does not lose what was there.
+    What is on disk is replaced by a result with more members of the whole volume only: a case that
+    is begun again after a crash does not lose what was there. One that was finished or edited since
+    the queue looked at it, in the dock or by somebody else, is left alone.
     """
     from napari_diffseg.core.brats import load_case
     from napari_diffseg.core.ensemble import Ensemble
     from napari_diffseg.core.export import check_outputs, make_output_folder, output_paths
     from napari_diffseg.core.preprocessing import prepare_case
 
+    saved = find_result(options.folder, files.name)
+    if not is_to_do(saved, options.n_samples):
+        yield saved
+        yield Finished(0.0)
+        return
     make_output_folder(options.folder)
     check_outputs(output_paths(options.folder, files.name, samples=True).values(), files)
     model = engine.load(options.recipe.model_path)
@@ -106,7 +119,6 @@ def iter_case(
     prepared = prepare_case(case, model.preprocessing)
     ensemble = Ensemble(options.n_samples, case.geometry.shape)
     params = _make_params(options, model)
-    saved = find_result(options.folder, files.name).n_members
     messages: list[str] = []
     elapsed_s = 0.0
     for member in range(options.n_samples):
@@ -131,10 +143,10 @@ def iter_case(
                 return
         assert started is not None
         n_members = member + 1
-        if n_members > saved or n_members == options.n_samples:
+        if n_members > saved.n_whole:
             run = params, started, elapsed_s, tuple(messages)
             _save(case, ensemble, n_members, options, model, run)
-            yield Saved(n_members)
+            yield Found(n_members)
     yield Finished(elapsed_s)
 
 
