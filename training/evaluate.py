@@ -21,10 +21,10 @@ from napari_diffseg.core.brats import CaseFiles, load_case
 from napari_diffseg.core.environment import software_versions
 from napari_diffseg.core.errors import CaseError, DiffsegError
 from napari_diffseg.core.events import Event
+from napari_diffseg.core.geometry import find_z_range
 from napari_diffseg.core.params import SAMPLERS
 from napari_diffseg.core.preprocessing import prepare_case
 from napari_diffseg.core.progress import Progress
-from napari_diffseg.core.run import find_z_range
 from napari_diffseg.core.segment import order_slices
 from training.baselines.nnunet import NnunetSegmenter
 from training.baselines.opening import open_segmenter

@@ -18,9 +18,9 @@ import numpy as np
 from napari_diffseg.core.brats import Case, load_case
 from napari_diffseg.core.ensemble import Ensemble
 from napari_diffseg.core.errors import CaseError, ParameterError
+from napari_diffseg.core.geometry import find_z_range
 from napari_diffseg.core.params import SAMPLERS
 from napari_diffseg.core.preprocessing import prepare_case
-from napari_diffseg.core.run import find_z_range
 from training.baselines.opening import open_segmenter
 from training.baselines.segmenter import DiffusionSegmenter
 from training.case_store import PAPER_SLICES, choose_cases

@@ -20,6 +20,8 @@ from napari_diffseg.core.brats import (
     whole_tumour,
 )
 from napari_diffseg.core.errors import CaseError
+from napari_diffseg.core.preprocessing import PreprocessingConfig, prepare_case
+from napari_diffseg.core.scan_notes import find_scan_notes
 from napari_diffseg.core.volume import save_on_source_grid, to_source_grid
 from tests.core.case_files import (
     BRATS_AFFINE,
@@ -169,6 +171,24 @@ def test_the_slices_of_one_case_are_stacked_by_number(tmp_path: Path) -> None:
     np.testing.assert_array_equal(case.prior_image[0, z, ::-1, ::-1].T, images[80]["t1"])
     written = save_on_source_grid(tmp_path / "o.nii.gz", case.wt_truth, case.geometry)
     assert nib.load(written).shape == (6, 5, 3)
+
+
+def test_neighbours_in_a_stack_with_gaps_are_those_of_the_patient(tmp_path: Path) -> None:
+    write_slices(tmp_path / "c", [9, 11, 80, 100])
+    case = load_case(tmp_path / "c")
+    config = PreprocessingConfig(window=(16, 16), context_slices=(-2, 2), min_brain_fraction=0.0)
+    prepared = prepare_case(case, config)
+    by_number = {case.geometry.to_source_slice(z): row for row, z in enumerate(prepared.z_indices)}
+    assert sorted(by_number) == [9, 11, 80, 100]
+    alone = prepared.prior_images([by_number[80]])[0]
+    np.testing.assert_array_equal(alone[:4], alone[4:8])  # nothing is 2 mm away from it
+    np.testing.assert_array_equal(alone[:4], alone[8:])
+    pair = prepared.prior_images([by_number[9]])[0].reshape(3, 4, 16, 16)
+    slices = prepared.slices
+    ascends = case.geometry.to_source_slice(0) == 9
+    np.testing.assert_array_equal(pair[2 if ascends else 1], slices[by_number[11]])
+    np.testing.assert_array_equal(pair[1 if ascends else 2], slices[by_number[9]])
+    assert any("only 4 are there" in note for note in find_scan_notes(case))
 
 
 def test_one_file_of_a_slice_stands_for_that_slice(tmp_path: Path) -> None:

@@ -100,6 +100,22 @@ def test_images_that_were_moved_are_found_beside_the_record_or_in_the_folder_giv
     assert load_result(saved).case.name == "Case_1"
 
 
+def test_images_of_a_record_from_windows_are_found_beside_it(saved: Path, case: Case) -> None:
+    values = json.loads(saved.read_text(encoding="utf-8"))
+    for name, path in case.files.modalities.items():
+        path.rename(saved.parent / path.name)
+        values["case"]["files"][name] = f"C:\\data\\{path.name}"
+    label = case.files.label
+    if label is not None:
+        values["case"]["label"] = f"C:\\data\\{label.name}"
+        label.rename(saved.parent / label.name)
+    saved.write_text(json.dumps(values), encoding="utf-8")
+    opened = load_result(saved)
+    assert opened.case.name == case.name
+    np.testing.assert_array_equal(opened.case.prior_image, case.prior_image)
+    assert (opened.case.wt_truth is None) == (label is None)
+
+
 def test_a_case_that_is_loaded_is_not_loaded_again(saved: Path, case: Case) -> None:
     assert load_result(saved, known=[case]).case is case
 

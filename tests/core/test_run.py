@@ -10,9 +10,9 @@ import pytest
 from napari_diffseg.core import segment as segment_module
 from napari_diffseg.core.errors import DiffsegError, ParameterError
 from napari_diffseg.core.events import CancelToken, Event, SampleDone, StepDone
-from napari_diffseg.core.geometry import Geometry
+from napari_diffseg.core.geometry import Geometry, find_z_range
 from napari_diffseg.core.params import SegmentParams
-from napari_diffseg.core.run import find_z_range, run_case
+from napari_diffseg.core.run import run_case
 from tests.core.synthetic import synthetic_case
 from tests.models import tiny_model
 

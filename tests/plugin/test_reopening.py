@@ -16,7 +16,7 @@ from napari_diffseg._widgets.engine import Engine
 from napari_diffseg.core.events import SampleDone
 from napari_diffseg.core.params import SegmentParams
 from napari_diffseg.core.segment import segment
-from tests.plugin.conftest import TUMOUR_Z, Desk, load_tiny
+from tests.plugin.conftest import TUMOUR_Z, Desk, SlowMotion, load_tiny, write_synthetic
 
 
 @pytest.fixture
@@ -144,6 +144,71 @@ def test_added_samples_see_the_slices_as_the_record_says(
     for sample in expected:
         added = desk.layer("samples").data[sample.member, sample.z]
         np.testing.assert_array_equal(added, sample.probability)
+
+
+def test_eta_of_a_stochastic_sampler_is_kept(make_desk: Callable[..., Desk], saved: Path) -> None:
+    values = json.loads(saved.read_text(encoding="utf-8"))
+    values["run"].update(sampler="ddim", eta=0.5)
+    saved.write_text(json.dumps(values), encoding="utf-8")
+    desk = make_desk()
+    reopen(desk, saved)
+    case = desk.layer("mask").metadata["diffseg"]["source"]
+    desk.go_to(case, TUMOUR_Z)
+    for n_samples in (4, 5):  # the second time from the record of the first
+        desk.widget.parameters.n_samples.setValue(n_samples)
+        desk.segment()
+    params = SegmentParams(
+        n_samples=2,
+        first_member=3,
+        n_steps=values["run"]["n_steps"],
+        sampler="ddim",
+        eta=0.5,
+        seed=5,
+        z_range=(TUMOUR_Z, TUMOUR_Z + 1),
+        device="cpu",
+    )
+    expected = [e for e in segment(case, load_tiny(None), params) if isinstance(e, SampleDone)]
+    for sample in expected:
+        added = desk.layer("samples").data[sample.member, sample.z]
+        np.testing.assert_array_equal(added, sample.probability)
+
+
+def test_a_threshold_between_two_places_of_the_slider_is_kept(
+    make_desk: Callable[..., Desk], saved: Path
+) -> None:
+    values = json.loads(saved.read_text(encoding="utf-8"))
+    values["maps"]["threshold"] = 0.333
+    saved.write_text(json.dumps(values), encoding="utf-8")
+    desk = make_desk()
+    reopen(desk, saved)
+    ensemble = desk.widget.ensemble
+    assert ensemble.view().threshold == 0.333
+    assert ensemble.threshold_text.text() == "0.333"
+    mean = desk.layer("mean").data
+    np.testing.assert_array_equal(desk.layer("mask").data, mean > np.float32(0.333))
+    ensemble.threshold.setValue(80)
+    assert (ensemble.view().threshold, ensemble.threshold_text.text()) == (0.8, "0.80")
+
+
+def test_a_result_that_is_opened_while_another_case_is_running_can_be_reviewed(
+    make_desk: Callable[..., Desk], saved: Path, slow_motion: SlowMotion, tmp_path: Path
+) -> None:
+    desk = make_desk(slow_motion)
+    desk.open(write_synthetic(tmp_path, "Case_002", seed=2))
+    desk.click(desk.widget.run.button)
+    slow_motion.go(2)
+    reopen(desk, saved)
+    ensemble = desk.widget.ensemble
+    assert ensemble.isEnabled()
+    assert ensemble.members.maximum() == 3
+    ensemble.threshold.setValue(80)
+    opened = find_layers(desk.viewer.layers, role="mask")[-1]
+    mean = find_layers(desk.viewer.layers, role="mean")[-1].data
+    desk.wait(lambda: np.array_equal(opened.data, mean > np.float32(0.8)))
+    slow_motion.go()
+    desk.wait_until_ready()
+    assert desk.widget.run.status.full_text().startswith("Done")
+    assert ensemble.isEnabled()
 
 
 def test_members_of_another_model_are_not_added_to(

@@ -43,6 +43,7 @@ class EnsembleSection(Form):
             "for more, raise Samples and press the button again.",
         )
         self.threshold = _slider(1, _PERCENT - 1, _PERCENT // 2)
+        self._exact_threshold = self.threshold.value() / _PERCENT
         self.consensus = make_chooser()
         for text, kind, tooltip in CONSENSUS:
             self.consensus.addItem(text, kind)
@@ -84,6 +85,7 @@ class EnsembleSection(Form):
         self.add_row("Consensus", self.consensus)
         self.add_row("Mean of", self.kind)
         self.add_row("Overlay", self.overlay)
+        self.threshold.valueChanged.connect(self._take_threshold)
         for slider in (self.members, self.threshold):
             slider.valueChanged.connect(self._change)
         for chooser in (self.consensus, self.kind):
@@ -95,16 +97,20 @@ class EnsembleSection(Form):
         """Return what is chosen."""
         return View(
             k=self.members.value(),
-            threshold=self.threshold.value() / _PERCENT,
+            threshold=self._exact_threshold,
             of=self.kind.currentData(),
             consensus=self.consensus.currentData(),
         )
 
     def show_view(self, view: View) -> None:
-        """Choose what a saved result was looked at with, without telling anybody."""
+        """Choose what a saved result was looked at with, without telling anybody.
+
+        Its threshold holds, also between two places of the slider, until the slider is moved.
+        """
         for control in (self.threshold, self.kind, self.consensus):
             control.blockSignals(True)
         self.threshold.setValue(round(view.threshold * _PERCENT))
+        self._exact_threshold = view.threshold
         self.kind.setCurrentIndex(self.kind.findData(view.of))
         self.consensus.setCurrentIndex(self.consensus.findData(view.consensus))
         for control in (self.threshold, self.kind, self.consensus):
@@ -141,13 +147,17 @@ class EnsembleSection(Form):
         self.members.blockSignals(False)
         self._show_numbers()
 
+    def _take_threshold(self, percent: int) -> None:
+        self._exact_threshold = percent / _PERCENT
+
     def _change(self) -> None:
         self._show_numbers()
         self.view_changed.emit()
 
     def _show_numbers(self) -> None:
         self.members_text.setText(f"{self.members.value()} of {self.members.maximum()}")
-        self.threshold_text.setText(f"{self.threshold.value() / _PERCENT:.2f}")
+        is_on_slider = self._exact_threshold == self.threshold.value() / _PERCENT
+        self.threshold_text.setText(f"{self._exact_threshold:.{2 if is_on_slider else 3}f}")
         uses_threshold = self.consensus.currentData() in USES_THRESHOLD
         self.threshold.setEnabled(uses_threshold)
         self.threshold_text.setEnabled(uses_threshold)

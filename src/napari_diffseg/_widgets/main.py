@@ -36,8 +36,9 @@ from napari_diffseg._widgets.runner import Runner
 from napari_diffseg._widgets.shortcuts import Shortcuts
 from napari_diffseg._widgets.stage import Stage
 from napari_diffseg._widgets.warm_up import WarmUp
-from napari_diffseg.core.errors import DiffsegError
+from napari_diffseg.core.errors import DiffsegError, ParameterError
 from napari_diffseg.core.events import Cancelled, Failed, Finished, SampleDone
+from napari_diffseg.core.geometry import find_z_range
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -222,7 +223,7 @@ class DiffsegWidget(QWidget):
         ends = sorted(run.case.geometry.to_source_slice(int(z)) for z in asked[[0, -1]])
         self.parameters.show_slices(ends[0], ends[1], whole_volume=bool(run.asked.all()))
         self.parameters.show_recipe(run.recipe, run.n_started)
-        if not self._runner.is_running:
+        if self._runner.running_case is not run.case:
             self._review.show_run(run)
             self._review.end()
         self._show_idle()
@@ -258,16 +259,19 @@ class DiffsegWidget(QWidget):
         )
 
     def _z_range(self, case: Case) -> tuple[int, int] | None:
-        """Canonical slices that are chosen; None is all of them."""
+        """Canonical slices that are chosen; None is all of them.
+
+        Raises
+        ------
+        ParameterError
+            None is, in a stack of slices that has gaps.
+        """
         choices, geometry = self.parameters.choices(), case.geometry
         if choices.region == "slice":
             z = find_slice(self._viewer.dims, geometry)
             return z, z + 1
         if choices.region == "range":
-            ends = [
-                geometry.from_source_slice(k) for k in (choices.first_slice, choices.last_slice)
-            ]
-            return min(ends), max(ends) + 1
+            return find_z_range(geometry, choices.first_slice, choices.last_slice + 1)
         return None
 
     def _queue_options(self, results: Path) -> QueueOptions:
@@ -314,9 +318,11 @@ class DiffsegWidget(QWidget):
 
     def _describe_estimate(self, case: Case) -> str:
         choices = self.parameters.choices()
-        seconds = self._runner.estimate_s(
-            case, self._recipe(), choices.n_samples, self._z_range(case)
-        )
+        try:
+            z_range = self._z_range(case)
+        except ParameterError as error:
+            return str(error)
+        seconds = self._runner.estimate_s(case, self._recipe(), choices.n_samples, z_range)
         if not seconds:
             return ""
         about = "About" if choices.tolerance is None else "At most about"

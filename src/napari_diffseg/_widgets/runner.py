@@ -254,11 +254,12 @@ class Runner(QObject):
         """Write down how the members are drawn; what was there of the same recipe stays."""
         model = self.find_model(run.recipe.model_path)
         assert model is not None
+        assert self._request is not None
         sampler = run.recipe.sampler or model.card.recommended_sampler
         before = run.record
         run.record = describe_run(
             model.record,
-            replace(self._stopping(), sampler=sampler, seed=run.recipe.seed),
+            replace(self._stopping(), sampler=sampler, seed=run.recipe.seed, eta=self._request.eta),
             started,
             elapsed_s=None if before is None else before.elapsed_s,
             messages=() if before is None else before.messages,

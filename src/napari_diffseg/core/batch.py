@@ -13,11 +13,12 @@ from napari_diffseg.core.describe import describe_model, describe_result, descri
 from napari_diffseg.core.errors import ParameterError
 from napari_diffseg.core.events import Event
 from napari_diffseg.core.export import REPORT, check_outputs, output_paths, report_path, save_result
+from napari_diffseg.core.geometry import find_z_range
 from napari_diffseg.core.levels import MapKind
 from napari_diffseg.core.params import SegmentParams
 from napari_diffseg.core.record import ResultRecord
 from napari_diffseg.core.report import save_report
-from napari_diffseg.core.run import find_z_range, run_case
+from napari_diffseg.core.run import run_case
 
 
 @dataclass(frozen=True)

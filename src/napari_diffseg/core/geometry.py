@@ -173,6 +173,36 @@ class Geometry:
         return n - 1 - index if self.reversed_axes[0] else index
 
 
+def find_z_range(geometry: Geometry, first: int | None, end: int | None) -> tuple[int, int]:
+    """Return the canonical slices for a range of the source file's slice numbers.
+
+    Parameters
+    ----------
+    geometry
+        Of the case.
+    first, end
+        The first slice number and one past the last, as in Python; None: from the first slice, up
+        to the last one. What lies beyond the volume is cut off.
+
+    Raises
+    ------
+    ParameterError
+        The case has no slice in this range.
+    """
+    numbers = [geometry.to_source_slice(z) for z in range(geometry.shape[0])]
+    chosen = [
+        z
+        for z, number in enumerate(numbers)
+        if (first is None or number >= first) and (end is None or number < end)
+    ]
+    if not chosen:
+        asked = f"{'' if first is None else first}:{'' if end is None else end}"
+        raise ParameterError(
+            f"There is no slice in {asked}: the case has slices {min(numbers)} to {max(numbers)}."
+        )
+    return chosen[0], chosen[-1] + 1
+
+
 def to_canonical(array_xyz: NDArray[Scalar], geometry: Geometry) -> NDArray[Scalar]:
     """Reorder a source array (x, y, z) to canonical (Z, Y, X); contiguous."""
     array = array_xyz.transpose(geometry.source_axes)

@@ -8,7 +8,7 @@ data where the scan differs, and cut to a window around the brain.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -197,6 +197,9 @@ class PreparedCase:
     window : how to get back to the case's grid.
     brain : (Z, Y, X) bool on the case's grid.
     context : differences in z of the neighbours that the network is given too.
+    numbers : (n,) or None
+        Number of each slice in a stack that has gaps, ascending with z: slices that follow one
+        another in it need not be neighbours. None: they are, and ``z_indices`` tells.
     """
 
     slices: FloatArray
@@ -204,10 +207,12 @@ class PreparedCase:
     window: Window
     brain: NDArray[np.bool_]
     context: tuple[int, ...] = ()
+    numbers: NDArray[np.int64] | None = None
 
     def prior_images(self, rows: Sequence[int] | NDArray[np.int64]) -> FloatArray:
         """Return the image prior (B, 4 (1 + neighbours), Y, X) of some rows of ``slices``."""
-        chosen = find_context(self.z_indices, np.asarray(rows, np.int64), self.context)
+        numbers = self.z_indices if self.numbers is None else self.numbers
+        chosen = find_context(numbers, np.asarray(rows, np.int64), self.context)
         stacked = self.slices[chosen]
         return stacked.reshape(len(stacked), -1, *self.slices.shape[2:])
 
@@ -251,7 +256,11 @@ def prepare_case(case: Case, config: PreprocessingConfig) -> PreparedCase:
             f"{case.name}: no slice holds brain (voxels that differ from 0). "
             "Check that the images are skull-stripped and not empty."
         )
-    return prepared
+    if case.geometry.slice_numbers is None:
+        return prepared
+    sign = -1 if case.geometry.reversed_axes[0] else 1
+    numbers = [sign * case.geometry.to_source_slice(z) for z in prepared.z_indices.tolist()]
+    return replace(prepared, numbers=np.array(numbers))
 
 
 def prepare_arrays(

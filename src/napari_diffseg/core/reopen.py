@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -148,9 +149,9 @@ def _is_plain_name(name: object) -> bool:
 
 def _find_files(path: Path, record: ResultRecord, folder: Path | None) -> CaseFiles:
     recorded = [*record.case.files.values(), *([record.case.label] if record.case.label else [])]
-    names = {Path(name).name for name in recorded}
+    names = {_file_name(name) for name in recorded}
     for place in _iter_places(path, record, folder):
-        if not all((place / Path(name).name).is_file() for name in record.case.files.values()):
+        if not all((place / _file_name(name)).is_file() for name in record.case.files.values()):
             continue
         if record.case.family == "slices" and min(record.case.shape_xyz) > 1:
             found = discover_case(place)
@@ -165,8 +166,17 @@ def _find_files(path: Path, record: ResultRecord, folder: Path | None) -> CaseFi
     )
 
 
+def _file_name(recorded: str) -> str:
+    """Return the last part of a path that was written down here or on Windows."""
+    is_windows = PureWindowsPath(recorded).drive != ""
+    return PureWindowsPath(recorded).name if is_windows else Path(recorded).name
+
+
 def _iter_places(path: Path, record: ResultRecord, folder: Path | None) -> Iterator[Path]:
-    for place in (*([folder] if folder else []), _image_folder(record), path.parent):
+    recorded = next(iter(record.case.files.values()), "")
+    foreign = os.name != "nt" and PureWindowsPath(recorded).drive != ""
+    places = [] if foreign else [_image_folder(record)]
+    for place in (*([folder] if folder else []), *places, path.parent):
         yield place
         yield place / record.case.name
 

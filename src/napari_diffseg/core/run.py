@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from napari_diffseg.core.brats import Case
 from napari_diffseg.core.checkpoint import LoadedModel
 from napari_diffseg.core.ensemble import Ensemble
-from napari_diffseg.core.errors import DiffsegError, ParameterError
+from napari_diffseg.core.errors import DiffsegError
 from napari_diffseg.core.events import (
     Cancelled,
     CancelToken,
@@ -20,7 +20,6 @@ from napari_diffseg.core.events import (
     SampleDone,
     Started,
 )
-from napari_diffseg.core.geometry import Geometry
 from napari_diffseg.core.params import SegmentParams
 from napari_diffseg.core.preprocessing import PreparedCase
 from napari_diffseg.core.segment import segment
@@ -110,33 +109,3 @@ def _without_empty(ensemble: Ensemble, n_members: int) -> Ensemble:
     if n_members == ensemble.n_members:
         return ensemble
     return Ensemble.from_arrays(ensemble.members_uint8(n_members), ensemble.sampled[:n_members])
-
-
-def find_z_range(geometry: Geometry, first: int | None, end: int | None) -> tuple[int, int]:
-    """Return the canonical slices for a range of the source file's slice numbers.
-
-    Parameters
-    ----------
-    geometry
-        Of the case.
-    first, end
-        The first slice number and one past the last, as in Python; None: from the first slice, up
-        to the last one. What lies beyond the volume is cut off.
-
-    Raises
-    ------
-    ParameterError
-        The case has no slice in this range.
-    """
-    numbers = [geometry.to_source_slice(z) for z in range(geometry.shape[0])]
-    chosen = [
-        z
-        for z, number in enumerate(numbers)
-        if (first is None or number >= first) and (end is None or number < end)
-    ]
-    if not chosen:
-        asked = f"{'' if first is None else first}:{'' if end is None else end}"
-        raise ParameterError(
-            f"There is no slice in {asked}: the case has slices {min(numbers)} to {max(numbers)}."
-        )
-    return chosen[0], chosen[-1] + 1

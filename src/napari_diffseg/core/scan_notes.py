@@ -127,6 +127,13 @@ def _note_grid(geometry: Geometry) -> list[str]:
     z_mm, *in_plane_mm = geometry.spacing_mm
     if z_mm > THICK_SLICES_MM:
         notes.append(f"Slices are {z_mm:.1f} mm apart, not 1 mm: {UNSEEN}.")
+    numbers = geometry.slice_numbers
+    if numbers is not None and len(numbers) <= max(numbers) - min(numbers):
+        notes.append(
+            f"Of slices {min(numbers)} to {max(numbers)} only {len(numbers)} are there: what lies "
+            "between is missing, so volumes, distances and lesions in 3-D are not those of the "
+            "whole tumour."
+        )
     low, high = PIXELS_MM
     if not all(low <= edge <= high for edge in in_plane_mm):
         y_mm, x_mm = in_plane_mm
