@@ -85,9 +85,6 @@ def add_encoder(
         recommended_steps=model.card.recommended_steps if steps is None else steps,
     )
     provenance = {
-        "steps": 0,
-        "images_seen": 0,
-        "training_s": 0,
         "init": describe_origin(model),
         "init_second_encoder": describe_origin(segnet),
     }

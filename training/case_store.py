@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import os
@@ -31,6 +32,20 @@ class Protocol:
     """Slice numbers of the files, first and one past the last."""
     all_slices: bool = False
     """Sample the whole volume, for 3-D scores of all of it."""
+
+
+def parse_slices(text: str) -> tuple[int, int]:
+    """Return the range of a text such as ``80:129``, for command lines.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        It is none.
+    """
+    first, _, end = text.partition(":")
+    if not (first.isdecimal() and end.isdecimal() and int(first) < int(end)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a range like 80:129")
+    return int(first), int(end)
 
 
 class CaseStore:
@@ -110,11 +125,11 @@ def choose_cases(
         raise CaseError(f"{folder} holds no BraTS case.")
     if split is None:
         return [*found.values()], {name: name for name in found}
-    names: tuple[str, ...] = getattr(load_split(split), part)
+    loaded = load_split(split)
+    names: tuple[str, ...] = getattr(loaded, part)
     if missing := [name for name in names if name not in found]:
         raise CaseError(
             f"{folder} lacks {len(missing)} of the {len(names)} {part} cases of {split}: "
             f"{', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}."
         )
-    patients = json.loads(split.read_text(encoding="utf-8")).get("patient_key", {})
-    return [found[name] for name in names], {name: patients.get(name, name) for name in names}
+    return [found[name] for name in names], {n: loaded.patients.get(n, n) for n in names}

@@ -14,27 +14,31 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 
-from napari_diffseg.core.errors import CaseError, DiffsegError
+from napari_diffseg.core.errors import CaseError
 from training import prepare, report
 from training.add_encoder import add_encoder
 from training.cache_index import read_index
 from training.data import load_split
 from training.make_split import make_folds
-from training.paper_plan import System, make_plan, parse_budget
-from training.paper_steps import describe_end, evaluate_row, run_step, train_system
+from training.paper_plan import System, check_settings, make_plan, write_text
+from training.paper_steps import (
+    add_common_options,
+    evaluate_row,
+    run_by_budget,
+    run_step,
+    train_system,
+)
 from training.results import FILES, SettingRow, SheetRow, read_rows, write_rows
 
+FOLDS_NAME: Final = "folds.json"
 _RECOMMENDED_STEPS: Final = 2
 
 
@@ -80,47 +84,52 @@ def run_fold(
             evaluate_row(arguments, split, row, [system.option, str(path), *options])
 
 
-def write_folds(arguments: argparse.Namespace) -> list[Path]:
-    """Return the split file of each fold; those that are there stay as they are.
+def find_folds(arguments: argparse.Namespace, *, has_failed: bool) -> list[Path]:
+    """Return the split file of each fold: those that are there, or new ones.
 
     Raises
     ------
     CaseError
-        There are too few patients, or the folds that are there are of other patients.
+        There are too few patients, the folds that are there are others than those asked for, or
+        new ones would lack a case that is in the folder.
     """
-    names, keys = _find_cases(arguments)
-    folds = make_folds(names, arguments.folds, arguments.seed, keys)
-    paths = [arguments.work / f"fold_{number}" / "split.json" for number in range(len(folds))]
-    for path, fold in zip(paths, folds, strict=True):
-        text = json.dumps(fold, indent=1) + "\n"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.part")
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, path)
-        elif json.loads(path.read_text(encoding="utf-8")) != fold:
+    work: Path = arguments.work
+    wanted = None if arguments.split is None else load_split(arguments.split)
+    paths = [work / f"fold_{number}" / "split.json" for number in range(arguments.folds)]
+    if (work / FOLDS_NAME).exists():
+        made = json.loads((work / FOLDS_NAME).read_text(encoding="utf-8"))
+        asked = {"folds": arguments.folds, "seed": arguments.seed}
+        if wanted is not None:
+            asked["cases"] = sorted(wanted.training)
+        if changed := [name for name, value in asked.items() if made[name] != value]:
             raise CaseError(
-                f"{path} is a fold of other cases, another --folds or another --seed, and was "
-                "trained by. Choose another --work."
+                f"{work} is divided into {made['folds']} folds of {len(made['cases'])} cases by "
+                f"seed {made['seed']}: another {' and other '.join(changed)} needs another --work."
             )
-    if others := set(arguments.work.glob("fold_*")) - {path.parent for path in paths}:
-        raise CaseError(f"{min(others)} is of a run with more folds. Choose another --work.")
-    return paths
-
-
-def _find_cases(arguments: argparse.Namespace) -> tuple[Sequence[str], dict[str, str]]:
-    """Return the cases to divide, and the patient of those whose name does not tell."""
-    if arguments.split is None:
+        return paths
+    if wanted is not None:
+        names, keys = wanted.training, wanted.patients
+    else:
+        if has_failed:
+            raise CaseError(
+                "Some cases cannot be used, see above. Remove them from the folder, or name the "
+                "others in a split file (--split): they would be missing from the result."
+            )
         index = read_index(arguments.cache)
-        return [*index.cases] if index else [], {}
-    keys = json.loads(arguments.split.read_text(encoding="utf-8")).get("patient_key", {})
-    return load_split(arguments.split).training, keys
+        names, keys = tuple(index.cases) if index else (), {}
+    folds = make_folds(names, arguments.folds, arguments.seed, keys)
+    for path, fold in zip(paths, folds, strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(fold, indent=1) + "\n")
+    made = {"folds": arguments.folds, "seed": arguments.seed, "cases": sorted(names)}
+    write_text(work / FOLDS_NAME, json.dumps(made, indent=1) + "\n")
+    return paths
 
 
 def pool_evaluations(folders: Sequence[Path], out: Path) -> None:
     """Write the rows of all folds as those of one evaluation.
 
-    Settings in which the folds differ are their mean if they are numbers, or how many there are.
+    Of settings in which the folds differ it says how many there are; hours are those of a fold.
 
     Raises
     ------
@@ -135,20 +144,16 @@ def pool_evaluations(folders: Sequence[Path], out: Path) -> None:
     for folder in folders:
         for row in read_rows(folder, SettingRow):
             settings.setdefault(row.name, []).append(row.value)
-    rows = [SettingRow(name, _summarise(values)) for name, values in settings.items()]
-    write_rows(out, SettingRow, rows)
+    rows = [SettingRow(name, _summarise(name, values)) for name, values in settings.items()]
+    write_rows(out, SettingRow, [*rows, SettingRow("folds", str(len(folders)))])
 
 
-def _summarise(values: Sequence[str]) -> str:
-    kinds = Counter(values)
-    if len(kinds) == 1:
+def _summarise(name: str, values: Sequence[str]) -> str:
+    if len(set(values)) == 1:
         return values[0]
-    try:
-        numbers = [float(value) for value in values]
-    except ValueError:
-        return f"{len(kinds)} different"
-    mean = float(np.mean(numbers))
-    return str(round(mean)) if all(n.is_integer() for n in numbers) else f"{mean:.2f}"
+    if name == "training_hours" and all(values):
+        return f"{np.mean([float(value) for value in values]):.2f}"
+    return f"{len(set(values))} different"
 
 
 def cross_validate(arguments: argparse.Namespace, recipe: Recipe) -> None:
@@ -159,6 +164,9 @@ def cross_validate(arguments: argparse.Namespace, recipe: Recipe) -> None:
     DiffsegError
         A step failed, or was stopped.
     """
+    check_settings(arguments.set, ["run.total_steps", "run.validate_every", "run.stop_after"])
+    if arguments.split is not None:
+        load_split(arguments.split)  # what is wrong with it is said at once
     work: Path = arguments.work
     work.mkdir(parents=True, exist_ok=True)
     arguments.cache = work / "cache"
@@ -167,8 +175,8 @@ def cross_validate(arguments: argparse.Namespace, recipe: Recipe) -> None:
     cache = ["--config", recipe.model.config, "--workers", str(arguments.workers)]
     # A case that cannot be used has been reported; if a fold needs it, training says so.
     where = [str(arguments.cases), str(arguments.cache)]
-    run_step("preparation", prepare, [*where, *cache], accept=(0, 1))
-    splits = write_folds(arguments)
+    code = run_step("preparation", prepare, [*where, *cache], accept=(0, 1))
+    splits = find_folds(arguments, has_failed=code != 0)
     n_others = len(recipe.systems) * (len(splits) - 1)
     plan = make_plan(arguments, splits[0], recipe.systems, n_others)
     for number, split in enumerate(splits):
@@ -189,9 +197,8 @@ def make_parser() -> argparse.ArgumentParser:
         description="Train the bundled model's networks once for each fold, and evaluate each on "
         "the patients that it has not seen.",
     )
+    add_common_options(parser)
     add = parser.add_argument
-    add("cases", type=Path, metavar="CASES_DIR", help="folder of cases with labels")
-    add("--work", type=Path, required=True, metavar="WORK", help="for everything that is made")
     add(
         "--split",
         type=Path,
@@ -201,43 +208,15 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--folds", type=int, default=5, metavar="K", help="default: %(default)s")
     add("--seed", type=int, default=0, help="decides who is in which fold (default: %(default)s)")
-    add(
-        "--budget",
-        type=parse_budget,
-        default=parse_budget("2h"),
-        metavar="TIME",
-        help="of all training together, as 90m, 2h or 1d; shared equally (default: 2h)",
-    )
-    add("--samples", type=int, default=5, metavar="N", help="members (default: %(default)s)")
-    add("--slices", default="80:129", metavar="A:B", help="of the protocol (default: the paper's)")
-    add("--device", default="auto", help="default: %(default)s")
-    add("--threads", type=int, help="CPU threads of torch")
-    add("--workers", type=int, default=2, help="processes that prepare (default: %(default)s)")
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.NAME=VALUE",
-        help="change a training setting of every system; can be repeated",
-    )
     return parser
 
 
 def main(argv: Sequence[str] | None = None, recipe: Recipe | None = None) -> int:
     """Cross-validate; 1: something failed, 130: it was stopped and can go on."""
     arguments = make_parser().parse_args(argv)
-    # As training.train does for itself: the trial shall be as fast as what it stands for.
-    torch.set_flush_denormal(True)
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    try:
-        cross_validate(arguments, recipe or Recipe())
-    except (DiffsegError, OSError, FloatingPointError) as error:
-        return describe_end("training.cross_validate", error)
-    except KeyboardInterrupt:
-        print("\nInterrupted; the same command goes on from here.", file=sys.stderr)
-        return 130
-    return 0
+    return run_by_budget(
+        "training.cross_validate", arguments, lambda: cross_validate(arguments, recipe or Recipe())
+    )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal
@@ -28,6 +28,8 @@ class Split:
 
     training: tuple[str, ...]
     validation: tuple[str, ...]
+    patients: Mapping[str, str] = field(default_factory=dict)
+    """Patient of a case, where it is not the case itself."""
 
 
 def load_split(path: Path) -> Split:
@@ -41,7 +43,7 @@ def load_split(path: Path) -> Split:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         training, validation = tuple(values["training"]), tuple(values["validation"])
-        keys: dict[str, str] = values.get("patient_key", {})
+        keys: dict[str, str] = dict(values.get("patient_key", {}))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CaseError(
             f"{path} is not a split file ({error!r}). It needs the lists 'training' and "
@@ -50,7 +52,7 @@ def load_split(path: Path) -> Split:
     shared = {keys.get(c, c) for c in training} & {keys.get(c, c) for c in validation}
     if shared:
         raise CaseError(f"{path}: {sorted(shared)} are in both training and validation.")
-    return Split(training, validation)
+    return Split(training, validation, keys)
 
 
 def hash_cases(names: Sequence[str]) -> str:

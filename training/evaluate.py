@@ -36,6 +36,7 @@ from training.case_store import (
     Protocol,
     choose_cases,
     make_key,
+    parse_slices,
 )
 from training.measure import CaseMeasurements, measure_case
 from training.results import (
@@ -47,6 +48,7 @@ from training.results import (
     ThresholdRow,
     TimingRow,
     UncertaintyRow,
+    read_rows,
     write_rows,
 )
 from training.table import make_report
@@ -182,7 +184,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             cases, patients, segmenter, protocol, arguments.out, fresh=arguments.fresh
         )
         if n_failed < len(cases):
-            print(make_report(arguments.out))
+            # A part of the cases, such as a fold, may have no tumour where the protocol looks.
+            has_tumour = bool(read_rows(arguments.out, SliceRow))
+            print(make_report(arguments.out) if has_tumour else "No slice has tumour: no table.")
     except (DiffsegError, OSError) as error:
         print(f"training.evaluate: error: {error}", file=sys.stderr)
         return 2
@@ -235,7 +239,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--device", default="auto", help="default: %(default)s")
     add(
         "--slices",
-        type=_parse_slices,
+        type=parse_slices,
         default=PAPER_SLICES,
         metavar="A:B",
         help="axial slices of the protocol, B not included (default: 80:129, the paper's)",
@@ -243,13 +247,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--all-slices", action="store_true", help="sample everything: 3-D scores of whole volumes")
     add("--fresh", action="store_true", help="measure cases again that were done before")
     return parser.parse_args(argv)
-
-
-def _parse_slices(text: str) -> tuple[int, int]:
-    first, _, end = text.partition(":")
-    if not (first.isdecimal() and end.isdecimal() and int(first) < int(end)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a range like 80:129")
-    return int(first), int(end)
 
 
 if __name__ == "__main__":

@@ -85,6 +85,8 @@ def make_folds(
     """
     patient_of = {case: keys.get(case, find_patient(case)) for case in sorted(cases)}
     patients = sorted(set(patient_of.values()))
+    if len(patients) < 2:
+        raise CaseError(f"A cross-validation needs at least two patients, not {len(patients)}.")
     if not 2 <= n_folds <= len(patients):
         raise CaseError(
             f"A cross-validation of {len(patients)} patients has 2 to {len(patients)} folds, "

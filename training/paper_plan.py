@@ -12,12 +12,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from napari_diffseg.core.errors import ParameterError
 from napari_diffseg.core.segment import resolve_device
 from training import train
-from training.config import find_config, load_config
+from training.changes import describe_changes
+from training.config import config_values, find_config, load_config
 from training.processes import ONE_PROCESS
 from training.run_setup import make_trainer, prepare_run
 
@@ -60,6 +61,8 @@ class Plan:
     """Of the training of each system."""
     seconds_per_step: dict[str, float]
     total_steps: dict[str, int]
+    settings: dict[str, dict[str, Any]]
+    """Configuration of each system that is trained here, before its length is known."""
 
 
 def parse_budget(text: str) -> float:
@@ -95,11 +98,18 @@ def make_plan(
     Raises
     ------
     DiffsegError
-        There is a plan for another budget, or a system cannot be trained here.
+        There is a plan for another budget or other settings, or a system cannot be trained here.
     """
     path = arguments.work / PLAN_NAME
+    settings = {system.name: _resolve(system, arguments.set) for system in systems}
     if path.exists():
-        plan = Plan(**json.loads(path.read_text(encoding="utf-8")))
+        plan = _read_plan(path)
+        changes = describe_changes(plan.settings, settings)
+        if changes:
+            raise ParameterError(
+                f"{path} is for other settings, and networks are trained by it. Choose another "
+                "--work, or take back what differs:\n  " + "\n  ".join(changes)
+            )
         if plan.budget_s != arguments.budget:
             raise ParameterError(
                 f"{path} is for a budget of {plan.budget_s:g} s, not {arguments.budget:g} s, and "
@@ -112,9 +122,38 @@ def make_plan(
         seconds[system.name] = measure_step(arguments, split, system)
         print(f"{system.name}: {seconds[system.name]:.2f} s a step", file=sys.stderr)
     steps = {name: max(1, round(share_s / cost)) for name, cost in seconds.items()}
-    plan = Plan(arguments.budget, share_s, seconds, steps)
+    plan = Plan(arguments.budget, share_s, seconds, steps, settings)
     write_plan(path, plan)
     return plan
+
+
+def check_settings(settings: Sequence[str], decided: Sequence[str]) -> None:
+    """Make sure that no ``--set`` is about what the command decides.
+
+    Raises
+    ------
+    ParameterError
+        One is.
+    """
+    for setting in settings:
+        name = setting.partition("=")[0].strip()
+        if name in decided:
+            raise ParameterError(f"--set {setting}: this command decides {name} by itself.")
+
+
+def _resolve(system: System, changes: Sequence[str]) -> dict[str, Any]:
+    config = load_config(find_config(system.config), [*system.settings, *changes])
+    values: dict[str, Any] = json.loads(json.dumps(config_values(config)))
+    return values
+
+
+def _read_plan(path: Path) -> Plan:
+    try:
+        return Plan(**json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ParameterError(
+            f"{path} is damaged or of another version ({error}). Choose another --work."
+        ) from error
 
 
 def measure_step(arguments: argparse.Namespace, split: Path, system: System) -> float:
@@ -162,6 +201,11 @@ def make_settings(system: System, total_steps: int) -> list[str]:
 
 def write_plan(path: Path, plan: Plan) -> None:
     """Write the plan, complete or not at all."""
+    write_text(path, json.dumps(vars(plan), indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file, complete or not at all."""
     temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps(vars(plan), indent=1) + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)

@@ -17,9 +17,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-import torch
-
-from napari_diffseg.core.errors import DiffsegError
 from napari_diffseg.core.segment import resolve_device
 from training import evaluate, make_split, nnunet, prepare, report, sheet
 from training.baselines.nnunet import DATASET
@@ -28,11 +25,17 @@ from training.paper_plan import (
     SYSTEMS,
     Plan,
     System,
+    check_settings,
     make_plan,
-    parse_budget,
     write_plan,
 )
-from training.paper_steps import describe_end, evaluate_row, run_step, train_system
+from training.paper_steps import (
+    add_common_options,
+    evaluate_row,
+    run_by_budget,
+    run_step,
+    train_system,
+)
 
 NNUNET: Final = "nnunet"
 _NNUNET_EPOCHS: Final = 20
@@ -90,7 +93,8 @@ def measure_curves(arguments: argparse.Namespace, split: Path, model: Path) -> N
     which = [str(arguments.cases), "--split", str(split), "--checkpoint", str(model)]
     which += ["--device", arguments.device]
     out = str(arguments.work / "members" / "ddpm")
-    options = ["--samples", str(arguments.members), "--slices", arguments.slices]
+    first, end = arguments.slices
+    options = ["--samples", str(arguments.members), "--slices", f"{first}:{end}"]
     run_step("evaluation of many members", evaluate, [*which, *options, "--out", out])
     out = str(arguments.work / "sheets" / "sheet")
     run_step("sheet of steps", sheet, [*which, "--steps", arguments.steps, "--out", out])
@@ -104,6 +108,7 @@ def make_paper_table(arguments: argparse.Namespace, systems: Sequence[System]) -
     DiffsegError
         A step failed, or was stopped.
     """
+    check_settings(arguments.set, ["run.total_steps"])
     work: Path = arguments.work
     (work / "models").mkdir(parents=True, exist_ok=True)
     arguments.cache = work / "cache"
@@ -134,18 +139,9 @@ def make_parser() -> argparse.ArgumentParser:
         "python -m training.paper_table",
         description="Train, evaluate and compare every system of the paper's table.",
     )
+    add_common_options(parser)
     add = parser.add_argument
-    add("cases", type=Path, metavar="CASES_DIR", help="folder of cases with labels")
-    add("--work", type=Path, required=True, metavar="WORK", help="for everything that is made")
-    add(
-        "--budget",
-        type=parse_budget,
-        default=parse_budget("2h"),
-        metavar="TIME",
-        help="of all training together, as 90m, 2h or 1d; shared equally (default: 2h)",
-    )
     add("--split", type=Path, metavar="FILE", help="default: made, and kept in WORK")
-    add("--samples", type=int, default=5, metavar="N", help="members (default: %(default)s)")
     add(
         "--members",
         type=int,
@@ -159,7 +155,6 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="K:N,...",
         help="of the sheet, as in training.sheet (default: %(default)s)",
     )
-    add("--slices", default="80:129", metavar="A:B", help="of the protocol (default: the paper's)")
     add(
         "--nnunet",
         action=argparse.BooleanOptionalAction,
@@ -173,34 +168,15 @@ def make_parser() -> argparse.ArgumentParser:
         default=["0", "1", "2", "3", "4"],
         help="of nnU-Net, which share its time (default: %(default)s)",
     )
-    add("--device", default="auto", help="default: %(default)s")
-    add("--threads", type=int, help="CPU threads of torch")
-    add("--workers", type=int, default=2, help="processes that prepare (default: %(default)s)")
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="SECTION.NAME=VALUE",
-        help="change a training setting of every system; can be repeated",
-    )
     return parser
 
 
 def main(argv: Sequence[str] | None = None, systems: Sequence[System] = SYSTEMS) -> int:
     """Make the table; 1: something failed, 130: it was stopped and can go on."""
     arguments = make_parser().parse_args(argv)
-    # As training.train does for itself: the trial shall be as fast as what it stands for.
-    torch.set_flush_denormal(True)
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    try:
-        make_paper_table(arguments, systems)
-    except (DiffsegError, OSError, FloatingPointError) as error:
-        return describe_end("training.paper_table", error)
-    except KeyboardInterrupt:
-        print("\nInterrupted; the same command goes on from here.", file=sys.stderr)
-        return 130
-    return 0
+    return run_by_budget(
+        "training.paper_table", arguments, lambda: make_paper_table(arguments, systems)
+    )
 
 
 if __name__ == "__main__":

@@ -190,7 +190,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return 0 if every case is in the cache, else 1."""
+    """Run the command; 0: every case is in the cache, 1: some failed, 2: it could not run."""
     from tqdm import tqdm
 
     options = make_parser().parse_args(arguments)
@@ -216,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             index = prepare_cache(cases, options.out, config, max(1, options.workers), report)
     except (DiffsegError, OSError) as error:
         print(error, file=sys.stderr)
-        return 1
+        return 2
     except KeyboardInterrupt:
         print("Stopped. The same command goes on where this one was.", file=sys.stderr)
         return 130

@@ -135,6 +135,17 @@ def test_baselines_go_through_the_whole_protocol(
     assert "| nnU-Net, ensemble of n " in printed
 
 
+def test_cases_without_tumour_in_the_protocols_slices_are_no_failure(
+    bayesian: Path, tiny_data: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    options = ["--segmenter", str(bayesian), "--slices", "1:2", "--samples", "2"]
+    assert main([str(tiny_data.cases), *options, "--out", str(out)]) == 0
+    assert "No slice has tumour: no table." in capsys.readouterr().out
+    assert read_rows(out, SliceRow) == []
+    assert len(read_rows(out, TimingRow)) == 4
+
+
 # --- the table ------------------------------------------------------------------------------------
 
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.training.test_paper_table import SEGNET
-from tests.training.tiny import TRAINING, VALIDATION, TinyData, tiny_config
+from tests.training.tiny import TRAINING, VALIDATION, TinyData, tiny_config, write_tiny_case
 from training import cross_validate, evaluate, paper_plan, train
 from training import report as report_command
 from training.baselines.opening import open_segmenter
 from training.baselines.segmenter import DiffusionSegmenter
-from training.config import format_config
+from training.config import find_config, format_config, load_config
 from training.cross_validate import Recipe, main, pool_evaluations
 from training.data import load_split
 from training.make_split import make_folds
@@ -115,17 +117,102 @@ def test_it_goes_on_where_it_was_stopped(command, monkeypatch, capsys) -> None:
     assert ran[3:] == [(f"fold_{k}", name) for k in (1, 2) for name in parts]
 
 
-def test_folds_that_were_trained_by_are_kept(command, monkeypatch, capsys) -> None:
+@pytest.fixture
+def only_folds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the folds and the plan, and nothing else."""
     monkeypatch.setattr(cross_validate, "run_fold", lambda *_: None)
     monkeypatch.setattr(cross_validate, "pool_evaluations", lambda *_: None)
     monkeypatch.setattr(report_command, "main", lambda _: 0)
+
+
+def read_folds(work: Path) -> list[tuple[str, ...]]:
+    return [load_split(path).validation for path in sorted(work.glob("fold_*/split.json"))]
+
+
+def test_folds_that_were_trained_by_are_kept(
+    command, only_folds: None, tmp_path: Path, capsys
+) -> None:
     assert command() == 0
+    before = read_folds(tmp_path / "work")
     assert command("--seed", "1") == 1
-    assert "another --seed, and was trained by. Choose another --work" in capsys.readouterr().err
-    assert command("--folds", "2") == 1
-    assert "Choose another --work" in capsys.readouterr().err
-    assert command("--folds", "4") == 1
-    assert "A cross-validation of 3 patients has 2 to 3 folds, not 4." in capsys.readouterr().err
+    assert "3 folds of 3 cases by seed 0: another seed needs another --work" in (
+        capsys.readouterr().err
+    )
+    for folds in ("2", "4"):
+        assert command("--folds", folds) == 1
+        assert "another folds needs another --work" in capsys.readouterr().err
+    other = {"training": [*TRAINING[:2], *VALIDATION], "validation": [TRAINING[2]]}
+    (tmp_path / "other.json").write_text(json.dumps(other), encoding="utf-8")
+    assert command("--split", str(tmp_path / "other.json")) == 1
+    assert "another cases needs another --work" in capsys.readouterr().err
+    assert read_folds(tmp_path / "work") == before
+
+
+def test_other_settings_than_the_folds_before_are_refused(
+    command, only_folds: None, capsys
+) -> None:
+    assert command("--set", "optimiser.weight_decay=0.1") == 0
+    assert command() == 1
+    said = capsys.readouterr().err
+    assert "is for other settings, and networks are trained by it" in said
+    assert "bayesian_segnet.optimiser.weight_decay: 0.1 -> 0.01" in said
+    for setting in ("run.total_steps=5", "run.validate_every=2", "run.stop_after=1"):
+        assert command("--set", setting) == 1
+        assert f"--set {setting}: this command decides" in capsys.readouterr().err
+
+
+def test_what_cannot_work_is_told_before_anything_is_prepared(
+    command, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr(cross_validate.prepare, "main", lambda _: pytest.fail("was begun"))
+    (tmp_path / "split.json").write_text("{", encoding="utf-8")
+    assert command("--split", str(tmp_path / "split.json")) == 1
+    assert "is not a split file" in capsys.readouterr().err
+    assert command("--samples", "0") == 1
+    assert "--samples must be at least 1" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command("--slices", "80-129")
+    assert "'80-129' is not a range like 80:129" in capsys.readouterr().err
+
+
+def test_without_a_split_all_cases_are_divided(
+    recipe: Recipe, only_folds: None, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    monkeypatch.setattr(paper_plan, "measure_step", lambda *_: 0.5)
+    names = [*TRAINING, *VALIDATION]
+    for seed, name in enumerate(names):
+        write_tiny_case(tmp_path / "cases", name, seed)
+    work = tmp_path / "work"
+    options = ["--work", str(work), "--folds", "2", "--workers", "1", "--device", "cpu"]
+    # A case that cannot be used must not be missing from the result without a word.
+    bad = tmp_path / "cases" / names[0] / f"{names[0]}_t2.nii.gz"
+    good = bad.read_bytes()
+    bad.write_bytes(b"no image")
+    assert main([str(tmp_path / "cases"), *options], recipe) == 1
+    assert "name the others in a split file" in capsys.readouterr().err
+    bad.write_bytes(good)
+    assert main([str(tmp_path / "cases"), *options], recipe) == 0
+    folds = read_folds(work)
+    assert sorted(name for fold in folds for name in fold) == sorted(names)
+    # A case that is added later is in no fold, and changes none.
+    write_tiny_case(tmp_path / "cases", "BraTS20_Training_005", 5)
+    assert main([str(tmp_path / "cases"), *options], recipe) == 0
+    assert read_folds(work) == folds
+    # A folder that is not there is not taken for cases that could not be used.
+    assert main([str(tmp_path / "nowhere"), *options], recipe) == 1
+    assert "preparation failed with exit code 2" in capsys.readouterr().err
+
+
+def test_the_recipe_is_that_of_a_model_of_two_encoders() -> None:
+    recipe = Recipe()
+    model, segnet = (
+        load_config(find_config(system.config), system.settings) for system in recipe.systems
+    )
+    both = load_config(find_config("two_encoders")).model
+    assert model.model == replace(both, second_encoder=None)
+    assert segnet.baseline is not None
+    assert segnet.baseline.segnet == both.second_encoder
+    assert segnet.preprocessing == model.preprocessing
 
 
 def test_scans_of_one_patient_are_in_one_fold() -> None:
@@ -166,4 +253,5 @@ def test_pooled_settings_say_where_folds_differ(tmp_path: Path) -> None:
         "images_seen": "80",
         "model_sha256": "2 different",
         "training_hours": "0.62",
+        "folds": "2",
     }

@@ -152,6 +152,21 @@ def test_slices_have_what_they_can_be_ranked_by(case: Case) -> None:
     assert {row.confidence for row in runs} == {None}
 
 
+def test_thresholds_are_measured_in_3d_as_well(case: Case) -> None:
+    # A false slice beside the tumour: Dice per slice knows only those with tumour.
+    assert case.wt_truth is not None
+    mask = case.wt_truth.copy()
+    mask[2] = mask[3]
+    ensemble = Ensemble.from_arrays(levels(case, mask)[np.newaxis])
+    brain = np.ones(case.geometry.shape, bool)
+    (row,) = measure_case(case, "p", ensemble, brain, (2, 7)).thresholds[9:10]
+    assert (row.threshold, row.dice) == (0.5, 1.0)
+    assert row.volume_dice == pytest.approx(2 * 64 / (64 + 80))
+    nothing = replace(case, wt_truth=np.zeros_like(case.wt_truth))
+    (row,) = measure_case(nothing, "p", ensemble, brain, (2, 7)).thresholds[9:10]
+    assert (row.n_slices, row.dice, row.volume_dice, row.truth_ml) == (0, None, 0.0, 0.0)
+
+
 def test_masks_are_measured_at_every_threshold(case: Case) -> None:
     brain = np.ones(case.geometry.shape, bool)
     rows = measure_case(case, "p", members_of(case), brain, (2, 7)).thresholds

@@ -202,7 +202,7 @@ def test_second_case_of_one_name_is_left_out(cases: Path, tmp_path: Path) -> Non
 def test_folder_without_cases_is_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(tmp_path), str(tmp_path / "out")]) == 1
+    assert main([str(tmp_path), str(tmp_path / "out")]) == 2
     assert "holds no BraTS case" in capsys.readouterr().err
 
 
