@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import pytest
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog
 
+from napari_diffseg.core.brats import Case
+from napari_diffseg.core.checkpoint import LoadedModel
+from napari_diffseg.core.events import Event
+from napari_diffseg.core.segment import segment
 from tests.plugin.conftest import Desk, SlowMotion, write_synthetic
 
 RESULTS = "diffseg_results"
@@ -182,6 +187,25 @@ def test_a_run_of_the_user_goes_first_and_the_queue_goes_on(
     assert "mean" in desk.roles
     wait_for_queue(desk)
     assert states(desk)[2] == "done, 2 samples"
+
+
+def test_with_several_devices_the_queue_has_a_network_of_its_own(
+    make_desk: Callable[..., Desk], cohort: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks: list[object] = []
+
+    def watched(case: Case, model: LoadedModel, *rest: Any) -> Iterator[Event]:
+        networks.append(model.network)
+        return segment(case, model, *rest)
+
+    desk = make_desk(watched)
+    open_cohort(desk, cohort, monkeypatch)
+    monkeypatch.setattr("napari_diffseg.core.segment.has_accelerator", lambda: True)
+    desk.click(desk.widget.case_list.run_button)
+    wait_for_queue(desk)
+    shared = desk.widget._runner.engine.load(None).network
+    assert networks
+    assert not any(network is shared for network in networks)
 
 
 def test_enter_on_a_row_opens_its_case(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import threading
 from collections.abc import Iterator
@@ -110,7 +111,7 @@ def iter_case(
         return
     make_output_folder(options.folder)
     check_outputs(output_paths(options.folder, files.name, samples=True).values(), files)
-    model = engine.load(options.recipe.model_path)
+    model = _load_own(options, engine)
     if options.threads:
         import torch
 
@@ -148,6 +149,20 @@ def iter_case(
             _save(case, ensemble, n_members, options, model, run)
             yield Found(n_members)
     yield Finished(elapsed_s)
+
+
+def _load_own(options: QueueOptions, engine: Engine) -> LoadedModel:
+    """Return the model; where there are several devices, with a network of the queue's own.
+
+    A run of the user that goes first may need its network on another device, or be brought to
+    another one for lack of memory, in the middle of a batch of the queue.
+    """
+    from napari_diffseg.core.segment import has_accelerator
+
+    model = engine.load(options.recipe.model_path)
+    if not has_accelerator():
+        return model
+    return replace(model, network=copy.deepcopy(model.network))
 
 
 def _wait(options: QueueOptions, cancel: CancelToken) -> None:

@@ -239,6 +239,11 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def has_accelerator() -> bool:
+    """Whether there is another device than the CPU."""
+    return torch.cuda.is_available() or torch.backends.mps.is_available()
+
+
 def estimate_sample_mb(config: ModelConfig, shape: tuple[int, int]) -> float:
     """Return an upper estimate of the working memory (MB) of one sample in a batch.
 
