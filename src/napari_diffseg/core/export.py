@@ -10,7 +10,6 @@ import dataclasses
 import json
 import math
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +21,7 @@ from napari_diffseg.core.consensus import USES_THRESHOLD, decide, make_mask
 from napari_diffseg.core.ensemble import Ensemble
 from napari_diffseg.core.errors import DiffsegError, explain_unwritable
 from napari_diffseg.core.record import MapsRecord, ResultRecord
-from napari_diffseg.core.volume import save_on_source_grid
+from napari_diffseg.core.volume import save_on_source_grid, working_folder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -138,8 +137,8 @@ def save_result(
     decision = decide(ensemble, record.maps.consensus, threshold=record.maps.threshold, k=k, of=of)
     geometry = case.geometry
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{case.name}.", dir=folder) as name:
-            part = output_paths(Path(name), case.name, samples=samples, edited=edited is not None)
+        with working_folder(folder, case.name) as work:
+            part = output_paths(work, case.name, samples=samples, edited=edited is not None)
             save_on_source_grid(
                 part["mask"],
                 make_mask(ensemble, decision),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ from napari_diffseg.core.slice_files import (
     slice_folder_name,
 )
 from napari_diffseg.core.slice_grid import make_slice_geometry, to_canonical_z
-from napari_diffseg.core.volume import save_on_source_grid
+from napari_diffseg.core.volume import save_on_source_grid, working_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -112,8 +111,8 @@ def export_slices(files: CaseFiles, folder: Path, options: SliceOptions) -> Slic
             "its seg file, or export it without labels (--without-labels)."
         )
     try:
-        with tempfile.TemporaryDirectory(prefix=f".{slice_case}.", dir=folder) as name:
-            new, old = Path(name, "new"), Path(name, "old")
+        with working_folder(folder, slice_case) as work:
+            new, old = work / "new", work / "old"
             _write_slices(case, slice_case, numbers, new, options)
             old.mkdir()
             moves = [(path, old / path.name) for path in existing]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import os
 import secrets
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
@@ -173,6 +175,20 @@ def save_on_source_grid(
     except OSError as error:
         raise DiffsegError(f"{path} cannot be written: {error.strerror or error}.") from error
     return path
+
+
+@contextmanager
+def working_folder(parent: Path, name: str) -> Iterator[Path]:
+    """Give a folder in `parent` for files that are moved out of it when all are complete.
+
+    Not one of tempfile, which is private: on Windows what is moved out of it would stay so.
+    """
+    folder = parent / f".{name}.{secrets.token_hex(4)}"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _geometry(
