@@ -22,11 +22,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from napari_diffseg.core.brats import discover_cases
 from napari_diffseg.core.errors import CaseError
 from training import prepare, report
 from training.add_encoder import add_encoder
-from training.cache_index import read_index
-from training.data import load_split
+from training.data import Split, load_split
 from training.make_split import make_folds
 from training.paper_plan import System, check_settings, make_plan, write_text
 from training.paper_steps import (
@@ -97,7 +97,7 @@ def find_folds(arguments: argparse.Namespace, *, has_failed: bool) -> list[Path]
     wanted = None if arguments.split is None else load_split(arguments.split)
     paths = [work / f"fold_{number}" / "split.json" for number in range(arguments.folds)]
     if (work / FOLDS_NAME).exists():
-        made = json.loads((work / FOLDS_NAME).read_text(encoding="utf-8"))
+        made = _read(work / FOLDS_NAME)
         asked = {"folds": arguments.folds, "seed": arguments.seed}
         if wanted is not None:
             asked["cases"] = sorted(wanted.training)
@@ -106,24 +106,36 @@ def find_folds(arguments: argparse.Namespace, *, has_failed: bool) -> list[Path]
                 f"{work} is divided into {made['folds']} folds of {len(made['cases'])} cases by "
                 f"seed {made['seed']}: another {' and other '.join(changed)} needs another --work."
             )
+        if wanted is not None and _divide(arguments, wanted) != [_read(path) for path in paths]:
+            raise CaseError(
+                f"{arguments.split} says otherwise who is one patient than when the folds of "
+                f"{work} were made. Choose another --work."
+            )
         return paths
     if wanted is not None:
-        names, keys = wanted.training, wanted.patients
+        split = wanted
     else:
         if has_failed:
             raise CaseError(
                 "Some cases cannot be used, see above. Remove them from the folder, or name the "
                 "others in a split file (--split): they would be missing from the result."
             )
-        index = read_index(arguments.cache)
-        names, keys = tuple(index.cases) if index else (), {}
-    folds = make_folds(names, arguments.folds, arguments.seed, keys)
-    for path, fold in zip(paths, folds, strict=True):
+        # The cache may hold cases of before.
+        split = Split(tuple(files.name for files in discover_cases(arguments.cases)), ())
+    for path, fold in zip(paths, _divide(arguments, split), strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(fold, indent=1) + "\n")
-    made = {"folds": arguments.folds, "seed": arguments.seed, "cases": sorted(names)}
+    made = {"folds": arguments.folds, "seed": arguments.seed, "cases": sorted(split.training)}
     write_text(work / FOLDS_NAME, json.dumps(made, indent=1) + "\n")
     return paths
+
+
+def _divide(arguments: argparse.Namespace, split: Split) -> list[dict[str, Any]]:
+    return make_folds(split.training, arguments.folds, arguments.seed, split.patients)
+
+
+def _read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def pool_evaluations(folders: Sequence[Path], out: Path) -> None:

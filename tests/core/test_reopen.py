@@ -103,8 +103,12 @@ def test_images_that_were_moved_are_found_beside_the_record_or_in_the_folder_giv
 def test_images_of_a_record_from_windows_are_found_beside_it(saved: Path, case: Case) -> None:
     values = json.loads(saved.read_text(encoding="utf-8"))
     for name, path in case.files.modalities.items():
-        path.rename(saved.parent / path.name)
         values["case"]["files"][name] = f"C:\\data\\{path.name}"
+    saved.write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(DiffsegError, match=r"neither where they were \(C:\\data\)"):
+        load_result(saved)
+    for path in case.files.modalities.values():
+        path.rename(saved.parent / path.name)
     label = case.files.label
     if label is not None:
         values["case"]["label"] = f"C:\\data\\{label.name}"

@@ -12,6 +12,7 @@ import pytest
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog
 
+from napari_diffseg._widgets.queue_run import find_result
 from napari_diffseg.core.brats import Case
 from napari_diffseg.core.checkpoint import LoadedModel
 from napari_diffseg.core.events import Event
@@ -139,6 +140,41 @@ def test_what_was_saved_since_the_folder_was_listed_is_left_alone(
     wait_for_queue(desk)
     assert states(desk) == ["edited, 1 sample", "problem", "done, 20 samples"]
     assert [path.read_text() for path in (first, third)] == written
+
+
+def test_what_is_painted_while_the_case_is_running_is_kept(
+    make_desk: Callable[..., Desk],
+    slow_motion: SlowMotion,
+    cohort: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    desk = make_desk(slow_motion)
+    open_cohort(desk, cohort, monkeypatch)
+    desk.click(desk.widget.case_list.run_button)
+    path = cohort / RESULTS / "Case_001_diffseg.json"
+    while not path.exists():
+        n_events = len(slow_motion.events)
+        slow_motion.go(1)
+        desk.wait(lambda n=n_events: len(slow_motion.events) > n or path.exists())
+    desk.wait(lambda: desk.widget._folder.queue.entries[0].n_members == 1)
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"edited": {"by": "hand"}}))
+    written = path.read_text()
+    slow_motion.go()
+    wait_for_queue(desk)
+    assert states(desk)[0] == "edited, 1 sample"
+    assert path.read_text() == written
+
+
+def test_samples_of_single_slices_are_none_of_the_whole(tmp_path: Path) -> None:
+    maps = {"n_members": 4, "whole_volume": True}
+    whole, slice_alone = {"slices": [[0, 11]]}, {"slices": [[5, 5]]}
+    record = {"maps": maps, "members": [whole, whole, slice_alone, slice_alone]}
+    (tmp_path / "c_diffseg.json").write_text(json.dumps(record))
+    assert find_result(tmp_path, "c").n_whole == 2
+    del record["members"]  # as in the first version of the record
+    (tmp_path / "c_diffseg.json").write_text(json.dumps(record))
+    assert find_result(tmp_path, "c").n_whole == 4
 
 
 def test_a_result_of_some_slices_is_no_finished_case(

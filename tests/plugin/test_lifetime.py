@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from qtpy.QtCore import QThreadPool
-from qtpy.QtWidgets import QDockWidget
+from qtpy.QtGui import QHideEvent
+from qtpy.QtWidgets import QApplication, QDockWidget
 
 from napari_diffseg._layers import find_layers
 from napari_diffseg._widgets import DiffsegWidget
@@ -38,6 +39,13 @@ def running(
 
 
 in_a_window = pytest.mark.parametrize("running", [True], indirect=True, ids=["window"])
+
+
+class SpontaneousHide(QHideEvent):
+    """What a window is sent when it is minimised."""
+
+    def spontaneous(self) -> bool:
+        return True
 
 
 def dock_of(desk: Desk) -> QDockWidget:
@@ -138,6 +146,7 @@ def test_a_window_that_the_user_wants_to_keep_keeps_the_run(
         patch.setattr(type(window), "closeEvent", lambda _, event: event.ignore())
         assert not window.close()
     assert window.isVisible()
+    QApplication.sendEvent(window, SpontaneousHide())
     slow_motion.go()
     running.wait_until_ready()
     assert running.widget.run.status.full_text().startswith("Done")

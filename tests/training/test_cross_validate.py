@@ -130,7 +130,7 @@ def read_folds(work: Path) -> list[tuple[str, ...]]:
 
 
 def test_folds_that_were_trained_by_are_kept(
-    command, only_folds: None, tmp_path: Path, capsys
+    command, tiny_data: TinyData, only_folds: None, tmp_path: Path, capsys
 ) -> None:
     assert command() == 0
     before = read_folds(tmp_path / "work")
@@ -145,6 +145,11 @@ def test_folds_that_were_trained_by_are_kept(
     (tmp_path / "other.json").write_text(json.dumps(other), encoding="utf-8")
     assert command("--split", str(tmp_path / "other.json")) == 1
     assert "another cases needs another --work" in capsys.readouterr().err
+    split = json.loads(tiny_data.split.read_text(encoding="utf-8"))
+    split["patient_key"] = {TRAINING[0]: "Jane", TRAINING[1]: "Joe", TRAINING[2]: "John"}
+    (tmp_path / "keys.json").write_text(json.dumps(split), encoding="utf-8")
+    assert command("--split", str(tmp_path / "keys.json")) == 1
+    assert "says otherwise who is one patient" in capsys.readouterr().err
     assert read_folds(tmp_path / "work") == before
 
 

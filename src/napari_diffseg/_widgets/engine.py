@@ -120,6 +120,10 @@ class Engine:
                 self._model = kept = key, self._load_model(path)
             return kept[1]
 
+    def load_another(self, path: Path | None) -> LoadedModel:
+        """Return the model, read once more from its file, with a network that nobody else has."""
+        return self._load_model(path)
+
     def prepare(self, case: Case, model: LoadedModel) -> PreparedCase:
         """Return the network's view of a case, from memory if it was used last."""
         from napari_diffseg.core.preprocessing import prepare_case

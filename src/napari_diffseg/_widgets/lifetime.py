@@ -53,7 +53,8 @@ class Lifetime(QObject):
             self._is_closing = self._window.isVisible()
             if not self._is_closing:
                 self.ended.emit()
-        elif event.type() == QEvent.Type.Hide and self._is_closing:
+        elif event.type() == QEvent.Type.Hide and self._is_closing and not event.spontaneous():
+            # A spontaneous one is that of a window that is minimised after a refused close.
             self._is_closing = False
             self.ended.emit()
 

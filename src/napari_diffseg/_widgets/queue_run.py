@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import itertools
 import json
 import threading
 from collections.abc import Iterator
@@ -80,7 +80,11 @@ def find_result(folder: Path, name: str) -> Found:
         record = json.loads(output_paths(folder, name)[RECORD].read_text(encoding="utf-8"))
         maps = record["maps"]
         is_edited = record.get("edited") is not None
-        return Found(int(maps["n_members"]), bool(maps["whole_volume"]), is_edited)
+        n_members, is_whole = int(maps["n_members"]), bool(maps["whole_volume"])
+        drawn = [member["slices"] for member in record.get("members", [])[:n_members]]
+        if is_whole and drawn:  # later members may have been drawn on some slices only
+            n_members = sum(1 for _ in itertools.takewhile(lambda has: has == drawn[0], drawn))
+        return Found(n_members, is_whole, is_edited)
     except (OSError, ValueError, KeyError, TypeError):
         return Found()
 
@@ -96,19 +100,25 @@ def iter_case(
     """Load a case, draw its members one after the other, and save after each of them.
 
     What is on disk is replaced by a result with more members of the whole volume only: a case that
-    is begun again after a crash does not lose what was there. One that was finished or edited since
-    the queue looked at it, in the dock or by somebody else, is left alone.
+    is begun again after a crash does not lose what was there. One that was finished or edited
+    meanwhile, in the dock or by somebody else, is left alone.
     """
+    saved = find_result(options.folder, files.name)
+    if is_to_do(saved, options.n_samples):
+        yield from _iter_members(files, options, engine, cancel)
+    else:
+        yield saved
+        yield Finished(0.0)
+
+
+def _iter_members(
+    files: CaseFiles, options: QueueOptions, engine: Engine, cancel: CancelToken
+) -> Iterator[QueueEvent]:
     from napari_diffseg.core.brats import load_case
     from napari_diffseg.core.ensemble import Ensemble
     from napari_diffseg.core.export import check_outputs, make_output_folder, output_paths
     from napari_diffseg.core.preprocessing import prepare_case
 
-    saved = find_result(options.folder, files.name)
-    if not is_to_do(saved, options.n_samples):
-        yield saved
-        yield Finished(0.0)
-        return
     make_output_folder(options.folder)
     check_outputs(output_paths(options.folder, files.name, samples=True).values(), files)
     model = _load_own(options, engine)
@@ -144,10 +154,14 @@ def iter_case(
                 return
         assert started is not None
         n_members = member + 1
+        saved = find_result(options.folder, files.name)
+        if not is_to_do(saved, options.n_samples):
+            break
         if n_members > saved.n_whole:
             run = params, started, elapsed_s, tuple(messages)
             _save(case, ensemble, n_members, options, model, run)
             yield Found(n_members)
+    yield find_result(options.folder, files.name)
     yield Finished(elapsed_s)
 
 
@@ -159,10 +173,8 @@ def _load_own(options: QueueOptions, engine: Engine) -> LoadedModel:
     """
     from napari_diffseg.core.segment import has_accelerator
 
-    model = engine.load(options.recipe.model_path)
-    if not has_accelerator():
-        return model
-    return replace(model, network=copy.deepcopy(model.network))
+    path = options.recipe.model_path
+    return engine.load_another(path) if has_accelerator() else engine.load(path)
 
 
 def _wait(options: QueueOptions, cancel: CancelToken) -> None:

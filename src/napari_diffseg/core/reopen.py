@@ -13,7 +13,7 @@ import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -168,21 +168,25 @@ def _find_files(path: Path, record: ResultRecord, folder: Path | None) -> CaseFi
 
 def _file_name(recorded: str) -> str:
     """Return the last part of a path that was written down here or on Windows."""
-    is_windows = PureWindowsPath(recorded).drive != ""
-    return PureWindowsPath(recorded).name if is_windows else Path(recorded).name
+    return PureWindowsPath(recorded).name if _is_foreign(recorded) else Path(recorded).name
 
 
 def _iter_places(path: Path, record: ResultRecord, folder: Path | None) -> Iterator[Path]:
-    recorded = next(iter(record.case.files.values()), "")
-    foreign = os.name != "nt" and PureWindowsPath(recorded).drive != ""
-    places = [] if foreign else [_image_folder(record)]
+    recorded = _image_folder(record)
+    places = [recorded] if isinstance(recorded, Path) else []
     for place in (*([folder] if folder else []), *places, path.parent):
         yield place
         yield place / record.case.name
 
 
-def _image_folder(record: ResultRecord) -> Path:
-    return Path(next(iter(record.case.files.values()), "")).parent
+def _image_folder(record: ResultRecord) -> PurePath:
+    recorded = next(iter(record.case.files.values()), "")
+    return PureWindowsPath(recorded).parent if _is_foreign(recorded) else Path(recorded).parent
+
+
+def _is_foreign(recorded: str) -> bool:
+    """Whether a path was written down on Windows, and this is another system."""
+    return os.name != "nt" and PureWindowsPath(recorded).drive != ""
 
 
 def _check_grid(path: Path, record: ResultRecord, geometry: Geometry) -> None:
