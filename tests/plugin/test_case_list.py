@@ -55,6 +55,21 @@ def wait_for_queue(desk: Desk) -> None:
     desk.wait(lambda: not desk.widget._folder.queue.is_running)
 
 
+def start_queue(
+    desk: Desk, slow_motion: SlowMotion, cohort: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Run the queue until one sample of the first case is saved; give the record's path."""
+    open_cohort(desk, cohort, monkeypatch)
+    desk.click(desk.widget.case_list.run_button)
+    record = cohort / RESULTS / "Case_001_diffseg.json"
+    while not record.exists():
+        n_events = len(slow_motion.events)
+        slow_motion.go(1)
+        desk.wait(lambda n=n_events: len(slow_motion.events) > n or record.exists())
+    desk.wait(lambda: desk.widget._folder.queue.entries[0].n_members == 1)
+    return record
+
+
 def test_a_folder_with_several_cases_is_listed_and_its_first_case_opened(
     desk: Desk, cohort: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -149,14 +164,7 @@ def test_what_is_painted_while_the_case_is_running_is_kept(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     desk = make_desk(slow_motion)
-    open_cohort(desk, cohort, monkeypatch)
-    desk.click(desk.widget.case_list.run_button)
-    path = cohort / RESULTS / "Case_001_diffseg.json"
-    while not path.exists():
-        n_events = len(slow_motion.events)
-        slow_motion.go(1)
-        desk.wait(lambda n=n_events: len(slow_motion.events) > n or path.exists())
-    desk.wait(lambda: desk.widget._folder.queue.entries[0].n_members == 1)
+    path = start_queue(desk, slow_motion, cohort, monkeypatch)
     record = json.loads(path.read_text())
     path.write_text(json.dumps(record | {"edited": {"by": "hand"}}))
     written = path.read_text()
@@ -198,14 +206,7 @@ def test_a_stopped_queue_keeps_the_samples_that_are_complete(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     desk = make_desk(slow_motion)
-    open_cohort(desk, cohort, monkeypatch)
-    desk.click(desk.widget.case_list.run_button)
-    record = cohort / RESULTS / "Case_001_diffseg.json"
-    while not record.exists():
-        n_events = len(slow_motion.events)
-        slow_motion.go(1)
-        desk.wait(lambda n=n_events: len(slow_motion.events) > n or record.exists())
-    desk.wait(lambda: desk.widget._folder.queue.entries[0].n_members == 1)
+    record = start_queue(desk, slow_motion, cohort, monkeypatch)
     desk.click(desk.widget.case_list.run_button)
     slow_motion.go()
     wait_for_queue(desk)
