@@ -58,7 +58,7 @@ class EnsembleSection(Form):
             "How one mask is made of the samples. "
             + " ".join(f"{text[0].upper()}{text[1:]}: {tooltip}" for text, _, tooltip in CONSENSUS),
         )
-        self.members_text, self.threshold_text = _number("100 of 1000"), _number("0.000")
+        self.members_text, self.threshold_text = _number("100 of 1000"), _number("0.0000")
         self.kind = make_chooser()
         self.kind.addItem("probabilities", "probabilities")
         self.kind.addItem("masks, as in the paper", "masks")
