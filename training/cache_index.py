@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from napari_diffseg.core.case_files import CaseFiles
 from napari_diffseg.core.errors import CaseError, ParameterError
 from napari_diffseg.core.preprocessing import PreprocessingConfig
 from napari_diffseg.core.serialisation import from_dict, to_dict
@@ -68,6 +69,14 @@ class CacheIndex:
             for source in sorted(self.cases[name].sources, key=lambda s: s.name)
         ]
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def source_paths(files: CaseFiles) -> list[Path]:
+    """Return every file of a case once."""
+    paths = [*files.modalities.values(), *([files.label] if files.label else [])]
+    for members in files.slices.values():
+        paths += members.values()
+    return list(dict.fromkeys(paths))
 
 
 def describe_source(path: Path) -> SourceFile:

@@ -14,10 +14,11 @@ from napari_diffseg.core.brats import CaseFiles, discover_cases
 from napari_diffseg.core.errors import CaseError, DiffsegError
 from napari_diffseg.core.serialisation import from_dict
 from training.baselines.segmenter import Segmenter
-from training.data import load_split
+from training.cache_index import source_paths
+from training.data import find_patient, load_split
 from training.measure import CaseMeasurements
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 """To be raised when the same ensemble would give other numbers, or more of them."""
 
 PAPER_SLICES = (80, 129)
@@ -90,7 +91,7 @@ def make_key(
     files: CaseFiles, patient: str, segmenter: Segmenter, protocol: Protocol
 ) -> dict[str, Any]:
     """Return, as JSON has it, all that the measurements of a case depend on, save the device."""
-    sources = {**files.modalities, "seg": files.label}
+    states = [(path.resolve(), path.stat()) for path in source_paths(files)]
     key = {
         "protocol": PROTOCOL_VERSION,
         "system": segmenter.system,
@@ -98,11 +99,7 @@ def make_key(
         "patient": patient,
         "slices": list(protocol.slices),
         "all_slices": protocol.all_slices,
-        "files": {
-            name: [str(path.resolve()), path.stat().st_size]
-            for name, path in sources.items()
-            if path is not None
-        },
+        "files": [[str(path), state.st_size, state.st_mtime_ns] for path, state in states],
     }
     plain: dict[str, Any] = json.loads(json.dumps(key))
     return plain
@@ -113,7 +110,7 @@ def choose_cases(
 ) -> tuple[list[CaseFiles], dict[str, str]]:
     """Return the cases to evaluate, and the patient of each by the case's name.
 
-    Without a split file these are all cases in the folder, each its own patient.
+    Without a split file these are all cases in the folder, and their names tell the patients.
 
     Raises
     ------
@@ -124,7 +121,7 @@ def choose_cases(
     if not found:
         raise CaseError(f"{folder} holds no BraTS case.")
     if split is None:
-        return [*found.values()], {name: name for name in found}
+        return [*found.values()], {name: find_patient(name) for name in found}
     loaded = load_split(split)
     names: tuple[str, ...] = getattr(loaded, part)
     if missing := [name for name in names if name not in found]:
@@ -132,4 +129,4 @@ def choose_cases(
             f"{folder} lacks {len(missing)} of the {len(names)} {part} cases of {split}: "
             f"{', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}."
         )
-    return [found[name] for name in names], {n: loaded.patients.get(n, n) for n in names}
+    return [found[name] for name in names], {name: loaded.patients[name] for name in names}

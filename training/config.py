@@ -154,7 +154,7 @@ class RunConfig:
     batch_size: int = 16
     accumulate: int = 1
     """Equal parts in which a batch goes through the network one after the other: less memory, the
-    same mean gradient."""
+    same mean gradient. Batch normalisation sees a part at a time."""
     recompute_activations: bool = False
     """Whether U-Nets compute their activations again in the backward pass rather than keep them
     (gradient checkpointing): a third of the memory, the same gradients, a fifth more time."""
@@ -229,6 +229,12 @@ class TrainingConfig:
             raise ParameterError(
                 f"preprocessing.context_slices give the network {n_given} channels of the image "
                 f"prior, but it takes {n_taken}."
+            )
+        if self.run.batch_size == 1 and 0 < self.data.tumour_fraction < 1:
+            raise ParameterError(
+                "run.batch_size = 1 cannot hold slices with and without tumour "
+                f"(data.tumour_fraction = {self.data.tumour_fraction:g}): set that to 0, or take "
+                "larger batches."
             )
         if not self.optimiser.train_prior_encoder and (
             self.baseline is not None or self.model.prior_encoder is None

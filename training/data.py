@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -21,6 +22,21 @@ from training.augmentation import augment, paste_tumours
 from training.config import AugmentationConfig, DataConfig
 from training.shares import BatchRandom
 
+# The last number is the visit in BraTS 2017 to 2019 (Brats18_CBICA_AAB_1) and from 2023 on
+# (BraTS-GLI-00000-001); in the years between the only number is the patient's. A slice has its own
+# number behind all that (BraTS20_Training_001_080).
+_KNOWN_NAME = re.compile(
+    r"(?P<patient>Brats1[789]_[^_]+_[^_]+|BraTS-[A-Za-z]+-\d+)[_-]\d+(?:_\d+)?"
+    r"|(?P<only>BraTS(?:20)?_[A-Za-z]+_\d+|BraTS2021_\d+)(?:_\d+)?",
+    re.IGNORECASE,
+)
+
+
+def find_patient(case: str) -> str:
+    """Return the part of a case's name that stands for the patient, as BraTS names its cases."""
+    match = _KNOWN_NAME.fullmatch(case)
+    return match["patient"] or match["only"] if match else case
+
 
 @dataclass(frozen=True)
 class Split:
@@ -29,11 +45,13 @@ class Split:
     training: tuple[str, ...]
     validation: tuple[str, ...]
     patients: Mapping[str, str] = field(default_factory=dict)
-    """Patient of a case, where it is not the case itself."""
+    """Patient of every case."""
 
 
 def load_split(path: Path) -> Split:
     """Read a split file: ``training`` and ``validation`` lists, and ``patient_key`` by case.
+
+    Where ``patient_key`` does not tell, the name of the case does (:func:`find_patient`).
 
     Raises
     ------
@@ -49,10 +67,11 @@ def load_split(path: Path) -> Split:
             f"{path} is not a split file ({error!r}). It needs the lists 'training' and "
             "'validation', and 'patient_key' where a patient has several cases."
         ) from error
-    shared = {keys.get(c, c) for c in training} & {keys.get(c, c) for c in validation}
+    patients = {case: keys.get(case, find_patient(case)) for case in (*training, *validation)}
+    shared = {patients[c] for c in training} & {patients[c] for c in validation}
     if shared:
         raise CaseError(f"{path}: {sorted(shared)} are in both training and validation.")
-    return Split(training, validation, keys)
+    return Split(training, validation, patients)
 
 
 def hash_cases(names: Sequence[str]) -> str:
@@ -187,7 +206,8 @@ class BatchPlan:
     """Which slices each step sees: a pure function of (seed, step), so a resume needs no state.
 
     Slices with and without tumour are two pools; each is walked through in a new random order
-    per epoch of its own, so that every slice is seen equally often within its pool.
+    per epoch of its own, so that every slice is seen equally often within its pool. A batch has
+    slices of both, evenly mixed: the parts in which it may go through the network are alike.
     """
 
     def __init__(
@@ -200,10 +220,25 @@ class BatchPlan:
             self._pools = [(everything, batch_size)]
         else:
             n_tumour = round(batch_size * config.tumour_fraction)
+            if config.tumour_fraction < 1:  # a small batch, too, has slices of both
+                n_tumour = min(max(n_tumour, 1), batch_size - 1)
             self._pools = [(tumour, n_tumour), (rest, batch_size - n_tumour)]
+        places = [(np.arange(count) + 0.5) / count for _, count in self._pools]
+        self._order = np.argsort(np.concatenate(places), kind="stable")
 
     def indices(self, step: int) -> NDArray[np.int64]:
         """Return the slice numbers (B,) of step ``step`` (from 0)."""
+        return self._draw(step)[self._order]
+
+    def donors(self, step: int) -> NDArray[np.int64]:
+        """Return, for each of a step's slices, another one of them that can give its tumour.
+
+        It is half a batch further on in the order by pools: slices without tumour are given one.
+        """
+        chosen = self._draw(step)
+        return np.roll(chosen, -(len(chosen) // 2))[self._order]
+
+    def _draw(self, step: int) -> NDArray[np.int64]:
         chosen = [
             pool[self._walk(number, len(pool), step * count, count)]
             for number, (pool, count) in enumerate(self._pools)
@@ -227,15 +262,11 @@ def load_batch(
     augmentation: AugmentationConfig | None,
     random: BatchRandom,
 ) -> tuple[Tensor, Tensor]:
-    """Return the share's images and masks of one step, augmented.
-
-    The donor of a pasted tumour is the slice half a batch further on.
-    """
-    indices = plan.indices(step)
-    images, masks = cache.load(random.share.of(indices, random.groups))
+    """Return the share's images and masks of one step, augmented."""
+    images, masks = cache.load(random.share.of(plan.indices(step), random.groups))
     if augmentation is not None:
         if augmentation.paste_tumour > 0:
-            donors = random.share.of(np.roll(indices, -(len(indices) // 2)), random.groups)
+            donors = random.share.of(plan.donors(step), random.groups)
             probability = augmentation.paste_tumour
             images, masks = paste_tumours(images, masks, *cache.load(donors), probability, random)
         images, masks = augment(images, masks, augmentation, random)

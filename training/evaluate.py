@@ -13,7 +13,8 @@ import argparse
 import dataclasses
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ from training.results import (
     write_rows,
 )
 from training.table import make_report
+
+_WRITE_EVERY_S = 60.0
 
 
 def evaluate_case(
@@ -96,14 +99,29 @@ def evaluate(
     *,
     fresh: bool = False,
 ) -> int:
-    """Measure all cases and write the CSV files after each of them; return how many failed."""
+    """Measure all cases and write the CSV files; return how many failed.
+
+    They are written now and then, and in any case at the end, also of an interrupted evaluation.
+    """
     from tqdm import tqdm
 
     store = CaseStore(out / "cases")
-    write_rows(out, SettingRow, _describe_settings(segmenter, protocol))
+    known = sorted(segmenter.trained_on & set(patients.values()))
+    settings = _describe_settings(segmenter, protocol, len(known))
+    if known:
+        print(
+            f"The model was trained on {len(known)} of these patients, the first is {known[0]}: "
+            "figures of them say nothing about others.",
+            file=sys.stderr,
+        )
     measured: list[CaseMeasurements] = []
     n_failed = 0
-    with tqdm(cases, unit="case", disable=None, dynamic_ncols=True) as bar:
+    written = time.monotonic()
+    with (
+        tqdm(cases, unit="case", disable=None, dynamic_ncols=True) as bar,
+        ExitStack() as at_end,
+    ):
+        at_end.callback(lambda: _write_all(out, settings, measured))
         for files in bar:
             bar.set_description(files.name)
             patient = patients[files.name]
@@ -122,7 +140,9 @@ def evaluate(
                 n_failed += 1
                 continue
             measured.append(result)
-            _write_all(out, measured)
+            if time.monotonic() - written > _WRITE_EVERY_S:
+                _write_all(out, settings, measured)
+                written = time.monotonic()
             took = "was done" if done_before else f"{time.monotonic() - started:.0f} s"
             bar.write(f"{files.name}: {took}", file=sys.stderr)
     return n_failed
@@ -139,8 +159,12 @@ def _show(bar: Any) -> Callable[[Event], None]:
     return update
 
 
-def _write_all(out: Path, measured: Iterable[CaseMeasurements]) -> None:
-    measured = list(measured)
+def _write_all(
+    out: Path, settings: Sequence[SettingRow], measured: Sequence[CaseMeasurements]
+) -> None:
+    if not measured:  # what is there, of another model perhaps, keeps its settings
+        return
+    write_rows(out, SettingRow, settings)
     write_rows(out, SliceRow, [row for each in measured for row in each.slices])
     write_rows(out, CaseRow, [row for each in measured for row in each.cases])
     write_rows(out, UncertaintyRow, [row for each in measured for row in each.uncertainty])
@@ -150,12 +174,15 @@ def _write_all(out: Path, measured: Iterable[CaseMeasurements]) -> None:
     write_rows(out, TimingRow, [each.timing for each in measured if each.timing is not None])
 
 
-def _describe_settings(segmenter: Segmenter, protocol: Protocol) -> list[SettingRow]:
+def _describe_settings(
+    segmenter: Segmenter, protocol: Protocol, n_trained_on: int
+) -> list[SettingRow]:
     values = {
         "system": segmenter.system,
         **segmenter.settings,
         "slices": f"{protocol.slices[0]}-{protocol.slices[1] - 1}",
         "protocol": PROTOCOL_VERSION,
+        "patients_trained_on": n_trained_on if segmenter.trained_on else "",
         **software_versions(),
     }
     return [SettingRow(name, str(value)) for name, value in values.items()]

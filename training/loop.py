@@ -199,17 +199,13 @@ class Trainer:
         self._scaler.update()
         self.step += 1
         self.ema.update(self.network, self.step)
-        values = self._processes.mean(torch.stack(list(sums.values())))
+        values = self._processes.mean(torch.stack(list(sums.values()))).tolist()
+        gradient_norm = float(norm)
+        # The numbers are there: an accelerator, which is only told what to do, is done.
         seconds = time.perf_counter() - started
         self.seconds += seconds
-        return StepResult(
-            self.step,
-            float(values.sum()),
-            dict(zip(sums, values.tolist(), strict=True)),
-            rate,
-            float(norm),
-            seconds,
-        )
+        terms = dict(zip(sums, values, strict=True))
+        return StepResult(self.step, sum(values), terms, rate, gradient_norm, seconds)
 
     def _autocast(self, cache_enabled: bool = True) -> contextlib.AbstractContextManager[Any]:
         if self._autocast_type is None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,18 +17,7 @@ import numpy as np
 
 from napari_diffseg.core.errors import CaseError, DiffsegError
 from training.cache_index import read_index
-
-# The last number is the visit in BraTS 2017/18 (Brats18_CBICA_AAB_1) and from 2023 on
-# (BraTS-GLI-00000-001); in the other years the only number is the patient's.
-_VISIT = re.compile(
-    r"(?P<patient>(?:Brats1[78]_.+_.+)|(?:BraTS-[A-Za-z]+-\d+))[_-]\d+", re.IGNORECASE
-)
-
-
-def find_patient(case: str) -> str:
-    """Return the part of a case's name that stands for the patient."""
-    match = _VISIT.fullmatch(case)
-    return match["patient"] if match else case
+from training.data import find_patient
 
 
 def make_split(

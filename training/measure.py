@@ -98,7 +98,7 @@ def measure_case(
     truth = case.wt_truth
     predictions = list(_iter_predictions(ensemble))
     everything = (0, len(truth))
-    regions = [z_range, everything] if whole_volume and z_range != everything else [z_range]
+    regions = [z_range, everything] if whole_volume else [z_range]
     uncertainty, calibration = _measure_maps(case, patient, ensemble, brain, z_range)
     here = slice(*z_range)
     cropped = crop_ensemble(ensemble, z_range)
@@ -111,8 +111,8 @@ def measure_case(
             for row in _measure_slice(case, patient, truth, brain, predictions, z)
         ),
         cases=tuple(
-            _measure_volume(case, patient, truth, prediction, region)
-            for region in regions
+            _measure_volume(case, patient, truth, prediction, region, whole_volume=bool(number))
+            for number, region in enumerate(regions)
             for prediction in predictions
         ),
         uncertainty=tuple(uncertainty),
@@ -176,7 +176,13 @@ def _measure_slice(
 
 
 def _measure_volume(
-    case: Case, patient: str, truth: Mask, prediction: _Prediction, region: ZRange
+    case: Case,
+    patient: str,
+    truth: Mask,
+    prediction: _Prediction,
+    region: ZRange,
+    *,
+    whole_volume: bool,
 ) -> CaseRow:
     here = slice(*region)
     scores = compute_scores(prediction.mask[here], truth[here], case.geometry.spacing_mm)
@@ -188,7 +194,7 @@ def _measure_volume(
         patient=patient,
         first_slice=min(ends),
         last_slice=max(ends),
-        whole_volume=region == (0, len(truth)),
+        whole_volume=whole_volume,
         method=prediction.method,
         member=prediction.member,
         n_samples=prediction.n_samples,

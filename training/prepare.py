@@ -28,6 +28,7 @@ from training.cache_index import (
     CacheIndex,
     describe_source,
     read_index,
+    source_paths,
     write_index,
 )
 from training.config import find_config, load_config
@@ -106,14 +107,6 @@ def prepare_one(files: CaseFiles, out: Path, config: PreprocessingConfig) -> Cac
         os.replace(temporary, path)
     n_tumour = int(np.count_nonzero(prepared.masks.any(axis=(1, 2))))
     return CachedCase(sources, len(prepared.slices), n_tumour, prepared.context, prepared.messages)
-
-
-def source_paths(files: CaseFiles) -> list[Path]:
-    """Return every file of a case once."""
-    paths = [*files.modalities.values(), *([files.label] if files.label else [])]
-    for members in files.slices.values():
-        paths += members.values()
-    return list(dict.fromkeys(paths))
 
 
 def is_current(entry: CachedCase, files: CaseFiles, out: Path, config: PreprocessingConfig) -> bool:

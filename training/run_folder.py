@@ -42,6 +42,7 @@ def collect_provenance(split: Split, index: CacheIndex) -> dict[str, Any]:
         "validation_source_hash": index.hash_sources(split.validation),
         "n_training_cases": len(split.training),
         "n_validation_cases": len(split.validation),
+        "training_patients": sorted({split.patients[name] for name in split.training}),
         "commit": find_commit(),
         "versions": software_versions(),
     }

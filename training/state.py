@@ -104,10 +104,15 @@ def load_state(
 def _save(tensors: dict[str, Tensor], path: Path, record: dict[str, Any]) -> None:
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     temporary = path.with_name(path.name + ".tmp")
-    save_file(tensors, temporary, {_HEADER_KEY: json.dumps(record)})
-    with temporary.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        save_file(tensors, temporary, {_HEADER_KEY: json.dumps(record)})
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except SafetensorError as error:  # a full disk, in the words of another language
+        raise OSError(f"{path} could not be written: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _read(path: Path, prefix: str | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -116,7 +121,8 @@ def _read(path: Path, prefix: str | None) -> tuple[dict[str, Tensor], dict[str, 
         with safe_open(path, framework="pt") as file:
             record: dict[str, Any] = json.loads((file.metadata() or {})[_HEADER_KEY])
             names = [n for n in file.keys() if prefix is not None and n.startswith(prefix)]  # noqa: SIM118
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in names}
+            # Copies: while a tensor of the file lives, Windows does not let the file be replaced.
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name).clone() for name in names}
     except (OSError, SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(
             f"{path} is not a usable training state ({error}). Move it away to start again."

@@ -47,6 +47,16 @@ def test_patient_in_both_parts_is_refused(tmp_path: Path) -> None:
         load_split(path)
 
 
+def test_visits_of_a_patient_in_both_parts_are_refused(tmp_path: Path) -> None:
+    path = write_split(
+        tmp_path / "split.json",
+        training=["BraTS-GLI-00012-000"],
+        validation=["BraTS-GLI-00012-001"],
+    )
+    with pytest.raises(CaseError, match=r"'BraTS-GLI-00012'.*both"):
+        load_split(path)
+
+
 def test_case_in_both_parts_is_refused(tmp_path: Path) -> None:
     path = write_split(tmp_path / "split.json", training=["A", "B"], validation=["B"])
     with pytest.raises(CaseError, match=r"'B'.*both"):
@@ -72,7 +82,13 @@ def test_hash_of_cases_ignores_their_order() -> None:
         ("BraTS-GLI-00012-001", "BraTS-GLI-00012"),
         ("Brats18_CBICA_AAB_1", "Brats18_CBICA_AAB"),
         ("Brats17_TCIA_105_2", "Brats17_TCIA_105"),
+        ("BraTS19_2013_2_1", "BraTS19_2013_2"),
         ("BraTS20_Training_001", "BraTS20_Training_001"),
+        ("BraTS20_Training_001_080", "BraTS20_Training_001"),
+        ("BraTS2021_00002_080", "BraTS2021_00002"),
+        ("BraTS-GLI-00012-001_080", "BraTS-GLI-00012"),
+        ("Brats18_CBICA_AAB_1_080", "Brats18_CBICA_AAB"),
+        ("brats_train_001_080", "brats_train_001"),
         ("BraTS2021_00002", "BraTS2021_00002"),
         ("BRATS_001", "BRATS_001"),
     ],
@@ -117,6 +133,26 @@ def test_each_slice_is_seen_equally_often_within_its_pool() -> None:
 def test_share_of_tumour_holds_in_every_batch() -> None:
     plan = plan_of(tumour=9, rest=50, batch_size=16, fraction=0.75)
     assert {int((plan.indices(step) < 9).sum()) for step in range(20)} == {12}
+
+
+def test_parts_of_a_batch_are_alike() -> None:
+    plan = plan_of(tumour=40, rest=50, batch_size=16, fraction=0.75)
+    for step in range(5):
+        parts = np.split(plan.indices(step) < 40, 4)
+        assert [int(part.sum()) for part in parts] == [3, 3, 3, 3]
+
+
+@pytest.mark.parametrize(("batch_size", "n_tumour"), [(2, 1), (3, 2)])
+def test_small_batches_have_slices_of_both(batch_size: int, n_tumour: int) -> None:
+    plan = plan_of(tumour=9, rest=50, batch_size=batch_size, fraction=0.75)
+    assert {int((plan.indices(step) < 9).sum()) for step in range(20)} == {n_tumour}
+
+
+def test_slices_without_tumour_are_given_one_of_others() -> None:
+    plan = plan_of(tumour=40, rest=50, batch_size=16, fraction=0.75)
+    indices, donors = plan.indices(3), plan.donors(3)
+    assert sorted(indices) == sorted(donors)
+    assert (donors[indices >= 40] < 40).all()
 
 
 def test_without_a_share_all_slices_are_one_pool() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -100,6 +101,11 @@ def test_volume_scores_are_of_the_region_and_of_the_whole(case: Case) -> None:
     everywhere[:, :5] = 0  # misses slices 3 and 4
     brain = np.ones(case.geometry.shape, bool)
     ensemble = Ensemble.from_arrays(everywhere)
+    # The protocol's slices are the table's row, also where they are all that a file has.
+    everything = (0, len(case.wt_truth))
+    assert not any(
+        row.whole_volume for row in measure_case(case, "p", ensemble, brain, everything).cases
+    )
     rows = measure_case(case, "p", ensemble, brain, (4, 9), whole_volume=True).cases
     part, whole = (
         next(row for row in rows if row.whole_volume == is_whole and row.method == "masks")
@@ -359,6 +365,49 @@ def test_case_measured_with_another_model_is_measured_again(
     )
     assert run("--samples", "1", "--checkpoint", str(path)) == 0
     assert (tmp_path / "out" / "slices.csv").read_bytes() != before
+
+
+def test_figures_keep_their_settings_until_there_are_others(
+    run, tmp_path: Path, monkeypatch
+) -> None:
+    assert run("--samples", "1") == 0
+    out = tmp_path / "out"
+    before = {path.name: path.read_bytes() for path in out.glob("*.csv")}
+
+    def stop(*_arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(evaluation, "evaluate_case", stop)
+    assert run("--samples", "2", "--seed", "7") == 130
+    assert {path.name: path.read_bytes() for path in out.glob("*.csv")} == before
+
+
+def test_a_case_whose_file_was_changed_is_measured_again(
+    run, cases: Path, tmp_path: Path, monkeypatch
+) -> None:
+    assert run("--samples", "1") == 0
+    label = next((cases / "Case_2").glob("*seg*"))
+    state = label.stat()
+    os.utime(label, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+    sampled = []
+    real = evaluation.evaluate_case
+    monkeypatch.setattr(
+        evaluation, "evaluate_case", lambda files, *a: sampled.append(files.name) or real(files, *a)
+    )
+    assert run("--samples", "1") == 0
+    assert sampled == ["Case_2"]
+
+
+def test_patients_of_the_training_are_told(run, tmp_path: Path, capsys) -> None:
+    model = tiny_model()
+    beginning = {"provenance": {"training_patients": ["Case_3"]}, "sha256": "0"}
+    record = {"training_patients": ["Case_1", "Somebody"], "init": beginning}
+    path = tmp_path / "trained.safetensors"
+    save_checkpoint(path, model.network, model.preprocessing, model.card, record)
+    assert run("--samples", "1", "--checkpoint", str(path)) == 0
+    assert "trained on 2 of these patients, the first is Case_1" in capsys.readouterr().err
+    settings = {row.name: row.value for row in read_rows(tmp_path / "out", SettingRow)}
+    assert settings["patients_trained_on"] == "2"
 
 
 def test_damaged_record_of_a_case_is_replaced(run, tmp_path: Path) -> None:

@@ -208,6 +208,11 @@ class NnunetSegmenter:
         }
         return values | read_effort(self.folder / EFFORT_NAME)
 
+    @property
+    def trained_on(self) -> frozenset[str]:
+        """Not on record here."""
+        return frozenset()
+
     def segment(
         self,
         case: Case,

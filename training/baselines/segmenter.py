@@ -49,6 +49,10 @@ class Segmenter(Protocol):
     def settings(self) -> dict[str, Any]:
         """What a reader of the figures should know: model, parameters, training, members."""
 
+    @property
+    def trained_on(self) -> frozenset[str]:
+        """Patients that its networks were trained on, as far as is on record."""
+
     def segment(
         self,
         case: Case,
@@ -110,6 +114,11 @@ class DiffusionSegmenter:
             "seed": params.seed,
             **describe_effort(self.model.network, self.model.provenance),
         }
+
+    @property
+    def trained_on(self) -> frozenset[str]:
+        """Of the model's networks."""
+        return find_training_patients(self.model.provenance)
 
     @property
     def _n_steps(self) -> int:
@@ -194,6 +203,11 @@ class BaselineSegmenter:
             **describe_effort(self.baseline.network, self.baseline.provenance),
         }
 
+    @property
+    def trained_on(self) -> frozenset[str]:
+        """Of the network."""
+        return find_training_patients(self.baseline.provenance)
+
     def segment(
         self,
         case: Case,
@@ -238,6 +252,14 @@ def describe_effort(network: torch.nn.Module, provenance: Mapping[str, Any]) -> 
         "training_hours": f"{seconds / 3600:.2f}" if known else "",
         "images_seen": images if known else "",
     }
+
+
+def find_training_patients(provenance: Mapping[str, Any]) -> frozenset[str]:
+    """Return the patients that weights, or those that they began from, were trained on."""
+    records = _find_records(provenance)
+    return frozenset(
+        str(patient) for record in records for patient in record.get("training_patients", ())
+    )
 
 
 def _find_records(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
