@@ -79,6 +79,12 @@ def hash_cases(names: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
 
 
+def hash_split(split: Split) -> str:
+    """Return the SHA-256 of who is trained on, who is evaluated, and who is one patient."""
+    parts = [sorted(split.training), sorted(split.validation), sorted(split.patients.items())]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
 class SliceCache:
     """Prepared slices of many cases on the disk; see :mod:`training.prepare`.
 

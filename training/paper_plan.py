@@ -19,6 +19,7 @@ from napari_diffseg.core.segment import resolve_device
 from training import train
 from training.changes import describe_changes
 from training.config import config_values, find_config, load_config
+from training.data import hash_split, load_split
 from training.processes import ONE_PROCESS
 from training.run_setup import make_trainer, prepare_run
 
@@ -63,6 +64,8 @@ class Plan:
     total_steps: dict[str, int]
     settings: dict[str, dict[str, Any]]
     """Configuration of each system that is trained here, before its length is known."""
+    split: str
+    """SHA-256 of who is trained on and who is evaluated."""
 
 
 def parse_budget(text: str) -> float:
@@ -98,10 +101,12 @@ def make_plan(
     Raises
     ------
     DiffsegError
-        There is a plan for another budget or other settings, or a system cannot be trained here.
+        There is a plan for another budget, other settings or another split, or a system cannot be
+        trained here.
     """
     path = arguments.work / PLAN_NAME
     settings = {system.name: _resolve(system, arguments.set) for system in systems}
+    who = hash_split(load_split(split))
     if path.exists():
         plan = _read_plan(path)
         changes = describe_changes(plan.settings, settings)
@@ -115,6 +120,11 @@ def make_plan(
                 f"{path} is for a budget of {plan.budget_s:g} s, not {arguments.budget:g} s, and "
                 "its systems are trained by it. Choose another --work."
             )
+        if plan.split != who:
+            raise ParameterError(
+                f"{path} is for another split than {split}, and networks are trained on its cases: "
+                "they would be evaluated on some of them. Choose another --work."
+            )
         return plan
     share_s = arguments.budget / (len(systems) + n_others)
     seconds = {}
@@ -122,7 +132,7 @@ def make_plan(
         seconds[system.name] = measure_step(arguments, split, system)
         print(f"{system.name}: {seconds[system.name]:.2f} s a step", file=sys.stderr)
     steps = {name: max(1, round(share_s / cost)) for name, cost in seconds.items()}
-    plan = Plan(arguments.budget, share_s, seconds, steps, settings)
+    plan = Plan(arguments.budget, share_s, seconds, steps, settings, who)
     write_plan(path, plan)
     return plan
 

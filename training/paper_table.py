@@ -20,6 +20,7 @@ from typing import Final
 from napari_diffseg.core.segment import resolve_device
 from training import evaluate, make_split, nnunet, prepare, report, sheet
 from training.baselines.nnunet import DATASET
+from training.data import load_split
 from training.paper_plan import (
     PLAN_NAME,
     SYSTEMS,
@@ -92,9 +93,10 @@ def measure_curves(arguments: argparse.Namespace, split: Path, model: Path) -> N
     """
     which = [str(arguments.cases), "--split", str(split), "--checkpoint", str(model)]
     which += ["--device", arguments.device]
-    out = str(arguments.work / "members" / "ddpm")
     first, end = arguments.slices
-    options = ["--samples", str(arguments.members), "--slices", f"{first}:{end}"]
+    which += ["--slices", f"{first}:{end}"]
+    out = str(arguments.work / "members" / "ddpm")
+    options = ["--samples", str(arguments.members)]
     run_step("evaluation of many members", evaluate, [*which, *options, "--out", out])
     out = str(arguments.work / "sheets" / "sheet")
     run_step("sheet of steps", sheet, [*which, "--steps", arguments.steps, "--out", out])
@@ -109,6 +111,8 @@ def make_paper_table(arguments: argparse.Namespace, systems: Sequence[System]) -
         A step failed, or was stopped.
     """
     check_settings(arguments.set, ["run.total_steps"])
+    if arguments.split is not None:
+        load_split(arguments.split)  # what is wrong with it is said at once
     work: Path = arguments.work
     (work / "models").mkdir(parents=True, exist_ok=True)
     arguments.cache = work / "cache"
@@ -129,8 +133,9 @@ def make_paper_table(arguments: argparse.Namespace, systems: Sequence[System]) -
             evaluate_row(arguments, split, row, [system.option, str(model), *options])
     if takes_nnunet(arguments):
         run_nnunet(arguments, split, plan)
-    measure_curves(arguments, split, models["ddpm"])
     run_step("report", report, [str(work)])
+    measure_curves(arguments, split, models["ddpm"])
+    run_step("report with curves", report, [str(work)])
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -23,7 +23,7 @@ from napari_diffseg.core.params import SAMPLERS
 from napari_diffseg.core.preprocessing import prepare_case
 from training.baselines.opening import open_segmenter
 from training.baselines.segmenter import DiffusionSegmenter
-from training.case_store import PAPER_SLICES, choose_cases
+from training.case_store import PAPER_SLICES, choose_cases, parse_slices
 from training.commands import run_resumable
 from training.data import hash_cases
 from training.members import measure_first_members
@@ -35,22 +35,20 @@ Plan = tuple[tuple[int, int], ...]
 
 
 def choose_slices(case: Case, n_slices: int, slices: tuple[int, int]) -> list[int]:
-    """Return canonical slices with tumour, evenly spread over those of the protocol.
+    """Return canonical slices with tumour, evenly spread over those of the protocol, if any.
 
     Raises
     ------
     CaseError
-        There is none, or the case has no labels.
+        The case has no labels.
     """
     if case.wt_truth is None:
         raise CaseError(f"{case.name} has no expert labels: there is nothing to compare with.")
     first, end = find_z_range(case.geometry, *slices)
     tumour = first + np.flatnonzero(case.wt_truth[first:end].any(axis=(1, 2)))
-    if not len(tumour):
-        raise CaseError(f"{case.name} has no tumour in slices {slices[0]} to {slices[1] - 1}.")
     # The middles of equal parts: the ends of a tumour are neither left out nor all there is.
     places = (np.arange(n_slices) + 0.5) / n_slices * len(tumour)
-    return sorted({int(z) for z in tumour[places.astype(int)]})
+    return sorted({int(z) for z in tumour[places.astype(int)]}) if len(tumour) else []
 
 
 def measure_members(
@@ -119,14 +117,18 @@ def make_sheet(arguments: argparse.Namespace) -> str:
         if not isinstance(segmenter, DiffusionSegmenter):
             raise ParameterError(f"{arguments.checkpoint} is no diffusion model: it has no steps.")
         if not rows:
-            rows = _begin(out, segmenter, arguments.slices_per_case, [f.name for f in cases])
+            rows = _begin(out, segmenter, arguments, [files.name for files in cases])
         for files in cases:
             done = [r for r in rows if (r.case, r.steps) == (files.name, steps)]
             if len(done) >= n_members:
                 continue
-            print(f"{files.name}: {steps} steps, {n_members} members", file=sys.stderr)
             case = load_case(files)
-            chosen = choose_slices(case, arguments.slices_per_case, PAPER_SLICES)
+            chosen = choose_slices(case, arguments.slices_per_case, arguments.slices)
+            if not chosen:
+                first, end = arguments.slices
+                print(f"{files.name}: no tumour in slices {first} to {end - 1}.", file=sys.stderr)
+                continue
+            print(f"{files.name}: {steps} steps, {n_members} members", file=sys.stderr)
             rows = [r for r in rows if r not in done]
             rows += measure_members(case, patients[files.name], segmenter, chosen)
             write_rows(out, SheetRow, rows)
@@ -134,12 +136,16 @@ def make_sheet(arguments: argparse.Namespace) -> str:
 
 
 def _begin(
-    out: Path, segmenter: DiffusionSegmenter, slices_per_case: int, names: Sequence[str]
+    out: Path,
+    segmenter: DiffusionSegmenter,
+    arguments: argparse.Namespace,
+    names: Sequence[str],
 ) -> list[SheetRow]:
     """Return the rows of an interrupted sheet with the same settings."""
     own = ("samples", "steps")
     values = {k: str(v) for k, v in segmenter.settings.items() if k not in own}
-    values["slices_per_case"] = str(slices_per_case)
+    values["slices_per_case"] = str(arguments.slices_per_case)
+    values["slices"] = f"{arguments.slices[0]}-{arguments.slices[1] - 1}"
     values["cases"] = hash_cases(names)
     out.mkdir(parents=True, exist_ok=True)
     if (out / FILES[SheetRow]).exists():
@@ -170,6 +176,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="numbers of steps, each with its members (default: 1:20,2:20,4:20,8:20,16:20,50:5)",
     )
     add("--slices-per-case", type=int, default=4, metavar="S", help="default: %(default)s")
+    add(
+        "--slices",
+        type=parse_slices,
+        default=PAPER_SLICES,
+        metavar="A:B",
+        help="axial slices of the protocol, B not included (default: 80:129, the paper's)",
+    )
     add("--sampler", choices=SAMPLERS, help="default: as the model recommends")
     add("--seed", type=int, default=0, help="default: %(default)s")
     add("--device", default="auto", help="default: %(default)s")

@@ -71,7 +71,6 @@ def command(
     no_tensorboard: None,
     no_figures: None,
 ):
-    monkeypatch.setattr(sheet, "PAPER_SLICES", (0, 12))
     monkeypatch.setattr(nnunet, "is_installed", lambda: False)
     monkeypatch.setattr(paper_plan, "measure_step", lambda *_: 0.5)
     options = ["--split", tiny_data.split, "--work", tmp_path / "work", "--slices", "3:9"]
@@ -152,6 +151,18 @@ def test_it_goes_on_where_it_was_stopped(command, tmp_path: Path, monkeypatch, c
     # What was trained for one budget is not continued for another.
     assert command("--budget", "90m") == 1
     assert "is for a budget of 9 s, not 5400 s" in capsys.readouterr().err
+
+
+def test_another_split_needs_another_folder(command, tiny_data, tmp_path: Path, capsys) -> None:
+    assert command("--split", str(tmp_path / "missing.json")) == 1
+    assert "missing.json is not a split file" in capsys.readouterr().err
+    assert not (tmp_path / "missing.json").exists()
+    assert command() == 0
+    values = json.loads(tiny_data.split.read_text("utf-8"))
+    values["training"], values["validation"] = values["validation"], values["training"]
+    (tmp_path / "other.json").write_text(json.dumps(values), "utf-8")
+    assert command("--split", str(tmp_path / "other.json")) == 1
+    assert "is for another split than" in capsys.readouterr().err
 
 
 def test_a_failure_ends_it(command, monkeypatch, capsys) -> None:

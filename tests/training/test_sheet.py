@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -15,17 +16,11 @@ from napari_diffseg.core.metrics import compute_dice
 from napari_diffseg.core.params import SegmentParams
 from napari_diffseg.core.run import run_case
 from tests.models import tiny_model
-from tests.training.tiny import VALIDATION, TinyData
+from tests.training.tiny import TRAINING, VALIDATION, TinyData
 from training import sheet
 from training.figures import COLOURS, Panel, draw_panels, write_figure
 from training.results import SheetRow, read_rows
 from training.sheet import choose_slices, main
-
-
-@pytest.fixture(autouse=True)
-def all_slices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tiny cases have 12 slices, none of which the paper would use."""
-    monkeypatch.setattr(sheet, "PAPER_SLICES", (0, 12))
 
 
 @pytest.fixture
@@ -35,7 +30,8 @@ def arguments(tiny_data: TinyData, tmp_path: Path) -> list[str]:
         tmp_path / "m.safetensors", model.network, model.preprocessing, model.card, {}
     )
     places = ["--split", tiny_data.split, "--checkpoint", path, "--out", tmp_path / "out"]
-    return [str(tiny_data.cases), *map(str, places), "--slices-per-case", "2", "--device", "cpu"]
+    options = ["--slices", "0:12", "--slices-per-case", "2", "--device", "cpu"]
+    return [str(tiny_data.cases), *map(str, places), *options]
 
 
 def test_slices_are_spread_over_the_tumour(tiny_data: TinyData) -> None:
@@ -47,8 +43,7 @@ def test_slices_are_spread_over_the_tumour(tiny_data: TinyData) -> None:
     assert len(two) == 2
     assert min(two) > tumour[0]
     assert choose_slices(case, 100, (0, 12)) == tumour.tolist()
-    with pytest.raises(CaseError, match="no tumour in slices 0 to 0"):
-        choose_slices(case, 2, (0, 1))
+    assert choose_slices(case, 2, (0, 1)) == []
     with pytest.raises(CaseError, match="no expert labels"):
         choose_slices(replace(case, labels=None, wt_truth=None), 2, (0, 12))
 
@@ -102,6 +97,30 @@ def test_interrupted_sheet_goes_on(
     assert main([*arguments, "--steps", "1:3"]) == 0
     assert len(measured) == 4
     assert len(read_rows(tmp_path / "out", SheetRow)) == 3 + 2
+
+
+def test_case_without_tumour_there_is_left_out(
+    arguments: list[str],
+    tiny_data: TinyData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    both = [*TRAINING[:1], *VALIDATION[:1]]
+    split = {"training": [], "validation": both}
+    (tmp_path / "split.json").write_text(json.dumps(split), encoding="utf-8")
+    real = sheet.load_case
+
+    def load(files):
+        case = real(files)
+        healthy = np.zeros_like(case.wt_truth)
+        return replace(case, wt_truth=healthy) if case.name == both[0] else case
+
+    monkeypatch.setattr(sheet, "load_case", load)
+    places = ["--split", str(tmp_path / "split.json")]
+    assert main([*arguments, *places, "--steps", "1:1"]) == 0
+    assert f"{both[0]}: no tumour in slices 0 to 11." in capsys.readouterr().err
+    assert [row.case for row in read_rows(tmp_path / "out", SheetRow)] == [both[1]]
 
 
 def test_sheet_of_other_settings_is_left_alone(
