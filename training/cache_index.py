@@ -138,10 +138,9 @@ def check_index(
             "Make one with `python -m training.prepare CASES_DIR CACHE`."
         )
     if index.preprocessing != preprocessing:
-        old, new = to_dict(index.preprocessing), to_dict(preprocessing)
-        differing = ", ".join(f"{k} {old[k]} instead of {new[k]}" for k in new if old[k] != new[k])
         raise CaseError(
-            f"{folder} was prepared with other settings than the configuration has ({differing}). "
+            f"{folder} was prepared with other settings than the configuration has "
+            f"({describe_difference(index.preprocessing, preprocessing)}). "
             "Run `python -m training.prepare` with --config, into a folder of its own."
         )
     missing = sorted(set(names) - set(index.cases))
@@ -151,6 +150,12 @@ def check_index(
             "Run `python -m training.prepare` on all of them."
         )
     return index
+
+
+def describe_difference(there: PreprocessingConfig, wanted: PreprocessingConfig) -> str:
+    """Return in words what of the preprocessing is otherwise than it is wanted."""
+    old, new = to_dict(there), to_dict(wanted)
+    return ", ".join(f"{k} {old[k]} instead of {new[k]}" for k in new if old[k] != new[k])
 
 
 def _hash_file(path: Path) -> str:

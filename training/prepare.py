@@ -26,6 +26,7 @@ from napari_diffseg.core.preprocessing import PreprocessingConfig
 from training.cache_index import (
     CachedCase,
     CacheIndex,
+    describe_difference,
     describe_source,
     read_index,
     source_paths,
@@ -46,6 +47,8 @@ def prepare_cache(
     config: PreprocessingConfig,
     workers: int,
     report: Callable[[CaseFiles, Result, bool], None],
+    *,
+    replace_others: bool = False,
 ) -> CacheIndex:
     """Bring a cache up to date.
 
@@ -59,10 +62,23 @@ def prepare_cache(
         Processes; 1: everything in this one.
     report
         Called once for each case, with whether it was prepared just now.
+    replace_others
+        Whether a cache with other settings is given up.
+
+    Raises
+    ------
+    CaseError
+        The folder holds cases that were prepared with other settings.
     """
     out.mkdir(parents=True, exist_ok=True)
     index = read_index(out)
     if index is None or index.preprocessing != config:
+        if index is not None and index.cases and not replace_others:
+            raise CaseError(
+                f"{out} holds {len(index.cases)} cases that were prepared with other settings "
+                f"({describe_difference(index.preprocessing, config)}). Choose another folder or "
+                "--config, or give them up with --replace."
+            )
         index = CacheIndex(config, {})
     todo: dict[str, CaseFiles] = {}
     seen: set[str] = set()
@@ -178,6 +194,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--config", default="fast", help="configuration whose [preprocessing] is used"
     )
+    parser.add_argument(
+        "--replace", action="store_true", help="give up what was prepared with other settings"
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes; each takes about 1 GB")
     return parser
 
@@ -206,7 +225,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 for message in result.messages:
                     bar.write(f"note {files.name}: {message}", sys.stderr)
 
-            index = prepare_cache(cases, options.out, config, max(1, options.workers), report)
+            index = prepare_cache(
+                cases,
+                options.out,
+                config,
+                max(1, options.workers),
+                report,
+                replace_others=options.replace,
+            )
     except (DiffsegError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -17,10 +17,16 @@ from torch import nn
 from napari_diffseg.core.errors import DiffsegError
 from napari_diffseg.core.model import DiffusionModel
 from napari_diffseg.core.progress import format_time
+from napari_diffseg.core.segment import is_out_of_memory
 from training.config import format_config
 from training.processes import ONE_PROCESS, join_processes
 from training.run_setup import Setup, make_trainer, prepare_run
 from training.session import run_training
+
+_ADVICE_ON_MEMORY = (
+    "The memory ran out. Set run.accumulate=2 (or more), run.recompute_activations=true, or a "
+    "smaller run.batch_size; a state that was saved is intact, and the run goes on from there."
+)
 
 
 def dry_run(setup: Setup) -> None:
@@ -158,8 +164,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (DiffsegError, OSError) as error:
         print(f"\n{processes.prefix}{error}", file=sys.stderr)
         return 1
-    except RuntimeError as error:
-        if not processes.have_lost_one(error):
+    except (RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            print(f"\n{processes.prefix}{_ADVICE_ON_MEMORY}", file=sys.stderr)
+            return 1
+        if not isinstance(error, RuntimeError) or not processes.have_lost_one(error):
             raise
         print(
             f"\n{processes.prefix}Another process has ended, see what it says. The last state in "

@@ -24,7 +24,9 @@ from training.slices import fit_window, prepare_training_slices
 CONFIG = tiny_config().preprocessing
 
 
-def refresh(cases: Path, out: Path, config: PreprocessingConfig = CONFIG) -> dict[str, bool | str]:
+def refresh(
+    cases: Path, out: Path, config: PreprocessingConfig = CONFIG, *, replace_others: bool = False
+) -> dict[str, bool | str]:
     """Bring a cache up to date; return for each case whether it was done anew, or its error."""
     done: dict[str, bool | str] = {}
     prepare_cache(
@@ -35,6 +37,7 @@ def refresh(cases: Path, out: Path, config: PreprocessingConfig = CONFIG) -> dic
         lambda files, result, fresh: done.update(
             {files.name: fresh if isinstance(result, CachedCase) else result}
         ),
+        replace_others=replace_others,
     )
     return done
 
@@ -89,11 +92,14 @@ def test_changed_file_is_done_again_and_a_touched_one_is_not(cases: Path, tmp_pa
     assert not np.array_equal(np.load(out / "A_1.images.npy"), before)
 
 
-def test_other_settings_do_everything_again(cases: Path, tmp_path: Path) -> None:
+def test_cache_of_other_settings_is_only_given_up_on_request(cases: Path, tmp_path: Path) -> None:
     out = tmp_path / "cache"
     refresh(cases, out)
     wider = PreprocessingConfig(window=(64, 48), stride=16)
-    assert refresh(cases, out, wider) == {"A_1": True, "A_2": True}
+    with pytest.raises(CaseError, match=r"2 cases .* other settings \(window .*--replace"):
+        refresh(cases, out, wider)
+    assert refresh(cases, out) == {"A_1": False, "A_2": False}
+    assert refresh(cases, out, wider, replace_others=True) == {"A_1": True, "A_2": True}
     assert np.load(out / "A_1.masks.npy").shape[1:] == (64, 48)
     index = read_index(out)
     assert index is not None
@@ -139,8 +145,9 @@ def test_interrupted_case_is_not_listed(
     out = tmp_path / "cache"
     refresh(cases, out)
     monkeypatch.setattr("training.prepare.prepare_training_slices", interrupt)
+    wider = PreprocessingConfig(window=(64, 48), stride=16)
     with pytest.raises(KeyboardInterrupt):
-        refresh(cases, out, PreprocessingConfig(window=(64, 48), stride=16))
+        refresh(cases, out, wider, replace_others=True)
     index = read_index(out)
     assert index is not None
     assert not index.cases

@@ -351,6 +351,19 @@ def test_gradients_that_are_not_finite_end_with_advice(
     assert "lower optimiser.learning_rate" in capsys.readouterr().err
 
 
+def test_lack_of_memory_ends_with_advice(
+    tiny_data: TinyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    def run_out(_self):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB")
+
+    monkeypatch.setattr(Trainer, "run_step", run_out)
+    assert tiny_data.train(tmp_path / "run", *SHORT) == 1
+    error = capsys.readouterr().err
+    assert "The memory ran out. Set run.accumulate=2" in error
+    assert "Traceback" not in error
+
+
 def test_run_starts_from_a_models_weights(
     finished: Path, tiny_data: TinyData, tmp_path: Path
 ) -> None:
