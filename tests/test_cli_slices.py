@@ -148,7 +148,7 @@ def test_round_trip_is_exact_in_every_orientation(tmp_path: Path, axes: str) -> 
 
 @pytest.mark.parametrize("family", ["2023", "decathlon"])
 def test_other_families_get_names_that_the_published_code_reads(
-    tmp_path: Path, family: str
+    tmp_path: Path, family: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if family == "2023":
         name = "BraTS-GLI-00000-000"
@@ -166,6 +166,12 @@ def test_other_families_get_names_that_the_published_code_reads(
     assert assemble(tmp_path / "out", "--like", like, "--what", "t2", "--out", back) == 0
     t2 = load(like)[..., 3] if family == "decathlon" else load(source / f"{name}-t2w.nii.gz")
     np.testing.assert_array_equal(load(back), t2)
+    labels = tmp_path / "labels.nii.gz"
+    assert assemble(tmp_path / "out", "--like", like, "--what", "seg", "--out", labels) == 0
+    cavity = family == "2023"
+    seg = make_images(SHAPE if cavity else load(like).shape[:3])["seg"]
+    np.testing.assert_array_equal(load(labels), np.where(seg == 4, 0, seg) if cavity else seg)
+    assert ("the resection cavity, is left out" in capsys.readouterr().err) == cavity
 
 
 @pytest.mark.parametrize(
