@@ -316,19 +316,21 @@ def test_samples_of_the_published_code_become_a_volume(
     assert "of 3 samples of BraTS20_Training_001, 3 of 5 slices (1 to 3)" in capsys.readouterr().out
 
 
-def test_masks_of_single_slices_by_our_own_model_become_a_volume(
-    case: Path, tmp_path: Path, capsys
+@pytest.mark.parametrize(("kind", "value"), [("mask", 1), ("disagreement", 0.25)])
+def test_maps_of_single_slices_by_our_own_model_become_a_volume(
+    case: Path, tmp_path: Path, capsys, kind: str, value: float
 ) -> None:
     assert export(case, "--out", tmp_path / "out", "--all") == 0
     for number in (1, 3):
         source = tmp_path / "out" / f"{CASE}_{number:03d}" / f"{CASE}_seg_{number:03d}_w.nii.gz"
-        mask = nib.Nifti1Image((load(source) > 0).astype(np.uint8), nib.load(source).affine)
-        (tmp_path / "masks").mkdir(exist_ok=True)
-        nib.save(mask, tmp_path / "masks" / f"{CASE}_{number:03d}_mask.nii.gz")
+        pixels = np.where(load(source) > 0, value, 0).astype(np.float32)
+        (tmp_path / "maps").mkdir(exist_ok=True)
+        image = nib.Nifti1Image(pixels, nib.load(source).affine)
+        nib.save(image, tmp_path / "maps" / f"{CASE}_{number:03d}_{kind}.nii.gz")
     like, back = case / f"{CASE}_seg.nii.gz", tmp_path / "back.nii.gz"
-    assert assemble(tmp_path / "masks", "--like", like, "--out", back) == 0
-    expected = load(like) > 0
-    expected[..., [0, 2, 4]] = False
+    assert assemble(tmp_path / "maps", "--like", like, "--out", back) == 0
+    expected = np.where(load(like) > 0, value, 0)
+    expected[..., [0, 2, 4]] = 0
     np.testing.assert_array_equal(load(back), expected)
     assert "slices 2 are missing" in capsys.readouterr().err
 
