@@ -35,14 +35,23 @@ def measure_ensemble() -> None:
     for member in range(10):
         for z in range(SHAPE[0]):
             ensemble.add(member, z, levels)
-    mean, variance, mask = ensemble.mean_map(), ensemble.variance_map(), ensemble.wt_mask()
+    maps = {
+        "mean": ensemble.mean_map(),
+        "variance": ensemble.variance_map(),
+        "disagreement": ensemble.disagreement_map(),
+        "mask": ensemble.wt_mask(),
+    }
 
     def add_one(repeat: int) -> None:
         ensemble.add(repeat % 10, 80, levels)
-        ensemble.update_slice(80, mean=mean, variance=variance, mask=mask)
+        ensemble.update_slice(80, **maps)
 
-    measure("a sample arrives: mean, variance, mask of its slice", add_one, 50)
+    measure("a sample arrives: maps and mask of its slice", add_one, 50)
     measure("members used, 1 <-> 10: mean", lambda r: ensemble.mean_map(10 if r % 2 else 1))
+    measure(
+        "members used, 1 <-> 10: disagreement",
+        lambda r: ensemble.disagreement_map(10 if r % 2 else 1),
+    )
     measure("threshold: mask", lambda r: ensemble.wt_mask(0.3 + 0.01 * r))
 
 

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CLICK_THROUGH = "tests/plugin/test_click_through.py"
-OVERLAYS = {"mean": 0, "variance": 1, "none": 2}  # entries of the chooser
+OVERLAYS = {"mean": 0, "variance": 1, "disagreement": 2, "none": 3}  # entries of the chooser
 SLICES = (62, 98)  # in the file's numbers: most of the phantom's tumour, and its end
 REPORT_SIZE = "900,1500"
 

@@ -88,7 +88,7 @@ def test_writes_the_maps_on_the_source_grid(segment, tmp_path: Path, capsys) -> 
     assert segment(case, "--samples", 3, "--seed", 7, "--save-samples") == 0
     out = tmp_path / "out"
     source = nib.load(case / "Case_1_t1.nii.gz")
-    for name in ("mask", "mean", "variance", "samples"):
+    for name in ("mask", "mean", "variance", "disagreement", "samples"):
         image = nib.load(out / f"Case_1_{name}.nii.gz")
         np.testing.assert_array_equal(image.affine, source.affine)
         assert image.shape[:3] == source.shape
@@ -99,11 +99,14 @@ def test_writes_the_maps_on_the_source_grid(segment, tmp_path: Path, capsys) -> 
     assert 0.05 < mean.max() <= 1
     np.testing.assert_array_equal(load(out / "Case_1_mask.nii.gz"), mean > 0.5)
     np.testing.assert_allclose(load(out / "Case_1_variance.nii.gz"), mean * (1 - mean), atol=1e-6)
+    between = load(out / "Case_1_disagreement.nii.gz")
+    np.testing.assert_allclose(between, samples.var(axis=-1), atol=1e-6)
+    assert between.any()
     assert not mean[load(case / "Case_1_t1.nii.gz") == 0].any()
     printed = capsys.readouterr()
     assert printed.out.startswith("Case_1: ")
     assert re.search(r" mL \(3 samples: [\d.]+ to [\d.]+\), agreement 0\.", printed.out)
-    assert f"{out / 'Case_1_mask.nii.gz'}, _mean.nii.gz, _variance.nii.gz" in printed.out
+    assert f"{out / 'Case_1_mask.nii.gz'}, _mean.nii.gz, _variance.nii.gz, _dis" in printed.out
     assert "[1/1] Case_1: " in printed.err
     assert " slices x 3 samples x 3 steps on cpu" in printed.err
 
@@ -294,7 +297,7 @@ def test_rerun_beside_the_images_replaces_results_and_nothing_else(segment, tmp_
     assert segment(case, "--samples", 2, out=case) == 0
     assert read_json(case / "Case_1_diffseg.json")["maps"]["n_members"] == 2
     assert {path: path.read_bytes() for path in before} == before
-    assert len(list(case.iterdir())) == len(before) + 4
+    assert len(list(case.iterdir())) == len(before) + 5
 
 
 def test_single_slice_case(segment, tmp_path: Path) -> None:

@@ -240,7 +240,7 @@ def test_one_slice_keeps_its_number_of_axes(
         nib.save(nib.Nifti1Image(pixels[..., None] if rank == 3 else pixels, image.affine), path)
     everything = [part for part in arguments if part not in ("--slices", "2")]
     assert main([*everything, "--save-samples", "--report"]) == 0
-    for kind in ("mask", "mean", "variance"):
+    for kind in ("mask", "mean", "variance", "disagreement"):
         assert nib.load(tmp_path / "out" / f"Case_1_{kind}.nii.gz").shape == shape
 
 

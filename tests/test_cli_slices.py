@@ -148,7 +148,7 @@ def test_round_trip_is_exact_in_every_orientation(tmp_path: Path, axes: str) -> 
 
 @pytest.mark.parametrize("family", ["2023", "decathlon"])
 def test_other_families_get_names_that_the_published_code_reads(
-    tmp_path: Path, family: str
+    tmp_path: Path, family: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if family == "2023":
         name = "BraTS-GLI-00000-000"
@@ -166,6 +166,12 @@ def test_other_families_get_names_that_the_published_code_reads(
     assert assemble(tmp_path / "out", "--like", like, "--what", "t2", "--out", back) == 0
     t2 = load(like)[..., 3] if family == "decathlon" else load(source / f"{name}-t2w.nii.gz")
     np.testing.assert_array_equal(load(back), t2)
+    labels = tmp_path / "labels.nii.gz"
+    assert assemble(tmp_path / "out", "--like", like, "--what", "seg", "--out", labels) == 0
+    cavity = family == "2023"
+    seg = make_images(SHAPE if cavity else load(like).shape[:3])["seg"]
+    np.testing.assert_array_equal(load(labels), np.where(seg == 4, 0, seg) if cavity else seg)
+    assert ("the resection cavity, is left out" in capsys.readouterr().err) == cavity
 
 
 @pytest.mark.parametrize(
@@ -310,19 +316,21 @@ def test_samples_of_the_published_code_become_a_volume(
     assert "of 3 samples of BraTS20_Training_001, 3 of 5 slices (1 to 3)" in capsys.readouterr().out
 
 
-def test_masks_of_single_slices_by_our_own_model_become_a_volume(
-    case: Path, tmp_path: Path, capsys
+@pytest.mark.parametrize(("kind", "value"), [("mask", 1), ("disagreement", 0.25)])
+def test_maps_of_single_slices_by_our_own_model_become_a_volume(
+    case: Path, tmp_path: Path, capsys, kind: str, value: float
 ) -> None:
     assert export(case, "--out", tmp_path / "out", "--all") == 0
     for number in (1, 3):
         source = tmp_path / "out" / f"{CASE}_{number:03d}" / f"{CASE}_seg_{number:03d}_w.nii.gz"
-        mask = nib.Nifti1Image((load(source) > 0).astype(np.uint8), nib.load(source).affine)
-        (tmp_path / "masks").mkdir(exist_ok=True)
-        nib.save(mask, tmp_path / "masks" / f"{CASE}_{number:03d}_mask.nii.gz")
+        pixels = np.where(load(source) > 0, value, 0).astype(np.float32)
+        (tmp_path / "maps").mkdir(exist_ok=True)
+        image = nib.Nifti1Image(pixels, nib.load(source).affine)
+        nib.save(image, tmp_path / "maps" / f"{CASE}_{number:03d}_{kind}.nii.gz")
     like, back = case / f"{CASE}_seg.nii.gz", tmp_path / "back.nii.gz"
-    assert assemble(tmp_path / "masks", "--like", like, "--out", back) == 0
-    expected = load(like) > 0
-    expected[..., [0, 2, 4]] = False
+    assert assemble(tmp_path / "maps", "--like", like, "--out", back) == 0
+    expected = np.where(load(like) > 0, value, 0)
+    expected[..., [0, 2, 4]] = 0
     np.testing.assert_array_equal(load(back), expected)
     assert "slices 2 are missing" in capsys.readouterr().err
 

@@ -34,6 +34,7 @@ Role = Literal[
     "samples",
     "mean",
     "variance",
+    "disagreement",
     "mask",
     "member",
     "agreement",
@@ -41,6 +42,9 @@ Role = Literal[
     "edited",
 ]
 LayerData = tuple[Any, dict[str, Any], str]
+
+MAP_ROLES: tuple[Role, ...] = ("mean", "variance", "disagreement")
+"""Maps of which one at a time lies over the images."""
 
 MASK_COLOUR = DEFAULTS.mask_colour
 TRUTH_COLOUR = DEFAULTS.truth_colour
@@ -52,6 +56,7 @@ MODALITY_NAMES = {"t1": "T1", "t1ce": "T1ce", "t2": "T2", "flair": "FLAIR"}
 RESULT_NAMES = {
     "samples": "Samples",
     "variance": "Variance",
+    "disagreement": "Disagreement",
     "mean": "Mean probability",
     "mask": "Mask",
     "agreement": "Agreement",
@@ -152,6 +157,7 @@ def make_result_layers(
     samples: NDArray[np.uint8],
     mean: NDArray[np.float32],
     variance: NDArray[np.float32],
+    disagreement: NDArray[np.float32],
     mask: NDArray[np.uint8],
     details: Mapping[str, Any],
 ) -> dict[Role, LayerData]:
@@ -163,7 +169,7 @@ def make_result_layers(
         For the tags.
     samples : (S, Z, Y, X) uint8, 255 for p = 1
     mean : (Z, Y, X) float32 in [0, 1]
-    variance : (Z, Y, X) float32 in [0, 0.25]
+    variance, disagreement : (Z, Y, X) float32 in [0, 0.25]
     mask : (Z, Y, X) uint8, 0 or 1
     """
 
@@ -190,6 +196,7 @@ def make_result_layers(
     wanted = read_settings()
     return {
         "samples": image("samples", samples, wanted.mean_map, (0, 255)),
+        "disagreement": image("disagreement", disagreement, wanted.variance_map, (0.0, 0.25)),
         "variance": image("variance", variance, wanted.variance_map, (0.0, 0.25)),
         "mean": image("mean", mean, wanted.mean_map, (0.0, 1.0)),
         "mask": _outline(mask, name, wanted.mask_colour, tag("mask"), case.geometry),

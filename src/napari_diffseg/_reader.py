@@ -81,11 +81,13 @@ def load_result_layers(path: str, known: Sequence[Case]) -> list[LayerData]:
     if ensemble is None:
         samples = None
         mean, variance = saved.maps["mean"], saved.maps["variance"]
+        disagreement = saved.maps.get("disagreement")
         mask = (saved.maps["mask"] > 0).view(np.uint8)
     else:
         samples = ensemble.members_uint8()
         mean = ensemble.mean_map(maps.n_members, maps.of)
         variance = ensemble.variance_map(maps.n_members, maps.of)
+        disagreement = ensemble.disagreement_map(maps.n_members, maps.of)
         decision = decide(
             ensemble, maps.consensus, threshold=maps.threshold, k=maps.n_members, of=maps.of
         )
@@ -104,11 +106,14 @@ def load_result_layers(path: str, known: Sequence[Case]) -> list[LayerData]:
         empty if samples is None else samples,
         mean,
         variance,
+        np.zeros_like(mean) if disagreement is None else disagreement,
         mask,
         details,
     )
     if samples is None:
         del shown["samples"]
+    if disagreement is None:
+        del shown["disagreement"]
     shown["mask"][1]["metadata"][TAG].update(
         saved=saved, overlaps=None if ensemble is None else Overlaps.of_ensemble(ensemble)
     )

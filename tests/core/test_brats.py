@@ -17,8 +17,8 @@ from napari_diffseg.core.brats import (
     discover_cases,
     is_brats_path,
     load_case,
-    whole_tumour,
 )
+from napari_diffseg.core.describe import describe_case
 from napari_diffseg.core.errors import CaseError
 from napari_diffseg.core.preprocessing import PreprocessingConfig, prepare_case
 from napari_diffseg.core.scan_notes import find_scan_notes
@@ -45,7 +45,8 @@ def assert_holds(case: Case, images: dict[str, np.ndarray]) -> None:
     assert case.wt_truth is not None
     on_grid = to_source_grid(case.labels, case.geometry)
     np.testing.assert_array_equal(on_grid, images["seg"].reshape(on_grid.shape))
-    np.testing.assert_array_equal(case.wt_truth, case.labels > 0)
+    tumour = (1, 2, 3) if case.files.family == "brats2023" else (1, 2, 3, 4)
+    np.testing.assert_array_equal(case.wt_truth, np.isin(case.labels, tumour))
     assert case.prior_image.dtype == np.float32
 
 
@@ -255,10 +256,38 @@ def test_modalities_in_other_voxel_order_are_brought_together(tmp_path: Path) ->
 # --- labels -------------------------------------------------------------------------------------
 
 
-def test_whole_tumour_is_every_label_of_every_year() -> None:
-    np.testing.assert_array_equal(
-        whole_tumour(np.array([0, 1, 2, 3, 4], np.uint8)), [False, True, True, True, True]
-    )
+@pytest.mark.parametrize(
+    ("name", "names", "tumour"),
+    [
+        ("BraTS20_Training_001", NAMES_2017, (1, 2, 3, 4)),  # 4 is the enhancing part
+        ("BraTS-GLI-02405-100", NAMES_2023, (1, 2, 3)),  # 4 is the resection cavity
+        ("BraTS-MET-00001-000", NAMES_2023, (1, 2, 3)),
+        ("BraTS-PED-00001-000", NAMES_2023, (1, 2, 3, 4)),  # 4 is oedema
+        ("case_speds", NAMES_2023, (1, 2, 3)),
+    ],
+)
+def test_whole_tumour_is_every_label_but_the_resection_cavity(
+    tmp_path: Path, name: str, names: dict[str, str], tumour: tuple[int, ...]
+) -> None:
+    images = make_images()
+    images["seg"].flat[:5] = range(5)
+    case = load_case(write_case(tmp_path / name, name, names, images=images))
+
+    assert case.wt_truth is not None
+    on_grid = to_source_grid(case.wt_truth, case.geometry)
+    np.testing.assert_array_equal(on_grid, np.isin(images["seg"], tumour))
+    notes = [note for note in describe_case(case).notes if "resection cavity" in note]
+    if 4 in tumour:
+        assert notes == []
+    else:
+        left_out_ml = (images["seg"] == 4).sum() / 1000
+        assert notes == [
+            f"Label 4 ({left_out_ml:.1f} mL) is taken for the resection cavity, as in BraTS from "
+            "2024 on, and is no part of the whole tumour."
+        ]
+        without = {**images, "seg": np.where(images["seg"] == 4, 0, images["seg"])}
+        case = load_case(write_case(tmp_path / name, name, names, images=without))
+        assert not any("resection cavity" in note for note in describe_case(case).notes)
 
 
 @pytest.mark.parametrize(("value", "shown"), [(5, "5"), (-1, "-1"), (1.5, "1.5"), (255, "255")])

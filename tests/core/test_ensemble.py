@@ -38,8 +38,8 @@ def partly_sampled(seed: int = 1) -> tuple[Ensemble, np.ndarray, np.ndarray]:
 
 
 def oracle_maps(members, sampled, k, of):
-    """Mean, and variance as between members plus within, in float64, slice by slice."""
-    mean, variance = np.zeros(members.shape[1:]), np.zeros(members.shape[1:])
+    """Mean, variance between members, and that within them, in float64, slice by slice."""
+    mean, between, within = np.zeros((3, *members.shape[1:]))
     for z in range(members.shape[1]):
         p = members[:k, z][sampled[:k, z]] / 255.0
         if not len(p):
@@ -47,23 +47,42 @@ def oracle_maps(members, sampled, k, of):
         if of == "masks":
             p = (p > 0.5).astype(float)
         mean[z] = p.mean(axis=0)
-        variance[z] = p.var(axis=0) + (p * (1 - p)).mean(axis=0)
-    return mean, variance
+        between[z] = p.var(axis=0)
+        within[z] = (p * (1 - p)).mean(axis=0)
+    return mean, between, within
 
 
 @pytest.mark.parametrize("of", ["probabilities", "masks"])
-def test_maps_are_mean_and_total_variance_of_the_first_k_members_sampled_there(of):
+def test_maps_are_mean_total_variance_and_that_between_the_first_k_members_sampled_there(of):
     ensemble, members, sampled = partly_sampled()
 
     # Up, down, far and near: the running sums have to follow wherever the slider goes.
     for k in (6, 1, 2, 5, 4, 6, 3, 2, 6):
-        mean, variance = oracle_maps(members, sampled, k, of)
+        mean, between, within = oracle_maps(members, sampled, k, of)
         np.testing.assert_allclose(ensemble.mean_map(k, of), mean, atol=1e-7)
-        np.testing.assert_allclose(ensemble.variance_map(k, of), variance, atol=1e-7)
+        np.testing.assert_allclose(ensemble.variance_map(k, of), between + within, atol=1e-7)
+        np.testing.assert_allclose(ensemble.disagreement_map(k, of), between, atol=1e-7)
     np.testing.assert_array_equal(ensemble.mean_map(None, of), ensemble.mean_map(6, of))
     assert ensemble.mean_map(of=of).dtype == ensemble.variance_map(of=of).dtype == np.float32
     assert not ensemble.mean_map(of=of)[0].any()
-    assert 0 <= ensemble.variance_map(of=of).min() <= ensemble.variance_map(of=of).max() <= 0.25
+    for uncertainty in (ensemble.variance_map(of=of), ensemble.disagreement_map(of=of)):
+        assert 0 <= uncertainty.min() <= uncertainty.max() <= 0.25
+        assert uncertainty.dtype == np.float32
+
+
+def test_a_doubt_that_all_members_share_is_no_disagreement():
+    levels = np.array([[128, 51, 255, 0]], np.uint8)  # p = 0.502, 0.2, 1, 0
+    alike = Ensemble(5, (1, 1, 4))
+    for member in range(5):
+        alike.add(member, 0, levels)
+    for k in (1, 2, 5):
+        assert not alike.disagreement_map(k).any()
+    np.testing.assert_allclose(alike.variance_map().ravel(), [0.25, 0.16, 0, 0], atol=1e-5)
+
+    opposed = Ensemble(2, (1, 1, 4))
+    opposed.add(0, 0, np.zeros((1, 4), np.uint8))
+    opposed.add(1, 0, np.full((1, 4), 255, np.uint8))
+    assert opposed.disagreement_map().ravel().tolist() == [0.25] * 4
 
 
 def test_the_two_kinds_of_map_differ_where_members_are_unsure():
@@ -106,17 +125,27 @@ def test_a_new_sample_updates_its_slice_in_place_and_nothing_else(of):
     ensemble, members, _ = partly_sampled()
     k, threshold = 5, 0.4
     mean, variance = ensemble.mean_map(k, of), ensemble.variance_map(k, of)
+    disagreement = ensemble.disagreement_map(k, of)
     mask = ensemble.wt_mask(threshold, k, of)
     before = mean.copy()
 
     ensemble.add(2, 0, members[2, 0])
     ensemble.add(3, 0, members[3, 0])
     ensemble.update_slice(
-        0, mean=mean, variance=variance, mask=mask, threshold=threshold, k=k, of=of
+        0,
+        mean=mean,
+        variance=variance,
+        disagreement=disagreement,
+        mask=mask,
+        threshold=threshold,
+        k=k,
+        of=of,
     )
 
     np.testing.assert_array_equal(mean, ensemble.mean_map(k, of))
     np.testing.assert_array_equal(variance, ensemble.variance_map(k, of))
+    np.testing.assert_array_equal(disagreement, ensemble.disagreement_map(k, of))
+    assert disagreement[0].any()
     np.testing.assert_array_equal(mask, ensemble.wt_mask(threshold, k, of))
     assert mean[0].any()
     np.testing.assert_array_equal(mean[1:], before[1:])
@@ -135,7 +164,7 @@ def test_a_member_beyond_k_changes_no_map_of_k():
 def test_sampling_a_slice_again_replaces_it():
     members = random_members()
     ensemble = Ensemble.from_arrays(members)
-    ensemble.mean_map(), ensemble.mean_map(of="masks")  # the running sums exist
+    ensemble.disagreement_map(), ensemble.mean_map(of="masks")  # the running sums exist
 
     replaced = members.copy()
     replaced[1, 2] = 255 - members[1, 2]
@@ -144,18 +173,22 @@ def test_sampling_a_slice_again_replaces_it():
     fresh = Ensemble.from_arrays(replaced)
     for of in ("probabilities", "masks"):
         np.testing.assert_array_equal(ensemble.mean_map(of=of), fresh.mean_map(of=of))
+        np.testing.assert_array_equal(
+            ensemble.disagreement_map(of=of), fresh.disagreement_map(of=of)
+        )
     np.testing.assert_array_equal(ensemble.mask_voxels(), fresh.mask_voxels())
 
 
 def test_growing_keeps_everything_and_makes_room():
     ensemble, members, sampled = partly_sampled()
-    before = {k: ensemble.variance_map(k) for k in (2, 6)}
+    before = {k: (ensemble.variance_map(k), ensemble.disagreement_map(k)) for k in (2, 6)}
     extra = random_members(1, seed=9)[0]
 
     ensemble.grow(9)
     assert ensemble.n_members == 9
-    for k, variance in before.items():
+    for k, (variance, disagreement) in before.items():
         np.testing.assert_array_equal(ensemble.variance_map(k), variance)
+        np.testing.assert_array_equal(ensemble.disagreement_map(k), disagreement)
 
     for z in range(SHAPE[0]):
         ensemble.add(8, z, extra[z])
@@ -176,12 +209,18 @@ def test_sums_do_not_overflow_however_many_members_there_are():
     for member in range(257):
         ensemble.add(member, 0, certain)
     assert ensemble.mean_map().item() == 1.0
+    assert ensemble.disagreement_map().item() == 0.0
 
     ensemble.grow(300)
     for member in range(257, 300):
         ensemble.add(member, 0, certain)
     assert ensemble.mean_map().item() == ensemble.mean_map(of="masks").item() == 1.0
     assert ensemble.wt_mask(0.999).item()
+
+    for member in range(150):
+        ensemble.add(member, 0, certain - certain)
+    assert ensemble.disagreement_map().item() == 0.25
+    assert ensemble.disagreement_map(151).item() == pytest.approx(150 / 151**2)
 
 
 def test_saved_arrays_restore_the_ensemble():

@@ -211,12 +211,20 @@ def test_maps_lie_on_the_source_grid(tmp_path: Path) -> None:
     variance = np.asanyarray(images["variance"].dataobj).transpose(1, 0, 2)[:, ::-1]
     np.testing.assert_array_equal(variance, ensemble.variance_map())
     samples = images["samples"].get_fdata()
+    between = np.asanyarray(images["disagreement"].dataobj)
+    np.testing.assert_allclose(between, samples.var(axis=-1), atol=1e-6)
+    assert between.max() > 0.2
+    told = {name: image.header["descrip"].item().decode() for name, image in images.items()}
+    of = "3 samples, probabilities"
+    assert told["variance"] == f"napari-diffseg: m(1-m) of {of}, between + within"
+    assert told["disagreement"] == f"napari-diffseg: variance between {of}"
     assert samples.shape == (4, 3, 5, 3)
     assert samples.max() <= 1
     np.testing.assert_allclose(samples.mean(axis=-1).transpose(1, 0, 2)[:, ::-1], mean, atol=1e-6)
     assert images["samples"].get_data_dtype() == np.uint8
     written = json.loads(paths["diffseg"].read_text(encoding="utf-8"))
     assert written["files"]["mean"] == "Case_1_mean.nii.gz"
+    assert written["files"]["disagreement"] == "Case_1_disagreement.nii.gz"
     assert written["run"]["seed"] == 7
     assert sorted(path.name for path in (tmp_path / "new" / "folder").iterdir()) == sorted(
         path.name for path in paths.values()

@@ -85,6 +85,15 @@ def test_without_the_samples_the_maps_are_there(saved: Path, ensemble: Ensemble)
     assert result.ensemble is None
     np.testing.assert_array_equal(result.maps["mean"], ensemble.mean_map(2))
     np.testing.assert_array_equal(result.maps["mask"], ensemble.wt_mask(0.4, 2))
+    np.testing.assert_array_equal(result.maps["disagreement"], ensemble.disagreement_map(2))
+
+
+def test_a_result_without_the_map_of_disagreement_opens(saved: Path) -> None:
+    names = json.loads(saved.read_text(encoding="utf-8"))["files"]
+    for name in ("samples", "disagreement"):
+        (saved.parent / names.pop(name)).unlink()
+    edit(saved, files=names)
+    assert set(load_result(saved).maps) == {"mask", "mean", "variance"}
 
 
 def test_images_that_were_moved_are_found_beside_the_record_or_in_the_folder_given(

@@ -87,7 +87,7 @@ def test_equal_slices_are_listed_in_the_order_of_their_numbers():
     assert [entry.slice for entry in ranked.slices] == [0, 1, 2]
 
 
-@pytest.mark.parametrize("by", ["disagreement", "variance", "entropy"])
+@pytest.mark.parametrize("by", ["disagreement", "mean_disagreement", "variance", "entropy"])
 def test_what_was_not_sampled_does_not_count(by):
     members = discs([(10, 30), (10, 12), (20, 40)])
     sampled = np.array([[1, 1, 0], [0, 1, 0]], bool)
@@ -100,7 +100,7 @@ def test_what_was_not_sampled_does_not_count(by):
 
 
 @pytest.mark.parametrize("of", ["probabilities", "masks"])
-def test_variance_and_entropy_are_the_means_of_the_maps_over_the_brain(of):
+def test_scores_of_maps_are_their_means_over_the_brain(of):
     rng = np.random.default_rng(5)
     ensemble = Ensemble(4, (3, 8, 7))
     for member, z in [(0, 0), (1, 0), (2, 0), (0, 1), (2, 1), (3, 1)]:  # nothing on slice 2
@@ -110,12 +110,15 @@ def test_variance_and_entropy_are_the_means_of_the_maps_over_the_brain(of):
 
     variance = compute_mean_uncertainty(members, sampled, "variance", of=of, brain=brain)
     entropy = compute_mean_uncertainty(members, sampled, "entropy", of=of)
+    between = compute_mean_uncertainty(members, sampled, "mean_disagreement", of=of, brain=brain)
 
     for z in range(2):
+        expected = ensemble.disagreement_map(of=of)[z][brain[z]].mean()
+        assert between[z] == pytest.approx(expected, rel=1e-5)
         expected = ensemble.variance_map(of=of)[z][brain[z]].mean()
         assert variance[z] == pytest.approx(expected, rel=1e-5)
         assert entropy[z] == pytest.approx(ensemble.entropy_map(of=of)[z].mean(), rel=1e-5)
-    assert variance[2] == entropy[2] == 0
+    assert variance[2] == entropy[2] == between[2] == 0
 
 
 def test_a_slice_on_which_all_stay_just_below_one_half_is_found_by_its_variance():
@@ -128,6 +131,20 @@ def test_a_slice_on_which_all_stay_just_below_one_half_is_found_by_its_variance(
 
     assert by_masks.slices == ()
     assert [entry.z for entry in by_variance.slices] == [1]
+
+
+def test_a_doubt_that_all_members_share_leads_by_variance_and_not_by_disagreement():
+    members = np.zeros((2, 2, 9, 9), np.uint8)
+    members[:, 0, 2:6, 2:6] = 127  # both unsure
+    members[0, 1, 2:4, 2:4] = 200  # one nearly sure that there is something
+    geometry = geometry_of(members.shape[1:])
+
+    by_variance = rank_slices(members, all_sampled(members), geometry, by="variance")
+    ranked = rank_slices(members, all_sampled(members), geometry, by="mean_disagreement")
+
+    assert [entry.z for entry in by_variance.slices] == [0, 1]
+    assert [entry.z for entry in ranked.slices] == [1]
+    assert ranked.slices[0].score == pytest.approx((100 / 255) ** 2 * 4 / 81)
 
 
 def test_a_slice_without_brain_has_no_score():
@@ -163,5 +180,5 @@ def test_members_without_any_tumour_agree():
 
 def test_an_unknown_score_is_refused():
     members = np.zeros((2, 1, 3, 3), np.uint8)
-    with pytest.raises(ValueError, match="disagreement or variance or entropy"):
+    with pytest.raises(ValueError, match="disagreement or variance or entropy, not by 'colour'"):
         rank_slices(members, all_sampled(members), geometry_of((1, 3, 3)), by="colour")  # type: ignore[arg-type]

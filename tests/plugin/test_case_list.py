@@ -93,7 +93,7 @@ def test_next_and_previous_go_through_the_list_and_make_room(
     desk.segment()
     desk.click(desk.widget.case_list.previous)
     desk.wait(lambda: current(desk) == "Case_001")
-    assert len(desk.roles) == 5 + 9  # the second has results that are not saved: it stays
+    assert len(desk.roles) == 5 + 10  # the second has results that are not saved: it stays
 
 
 def test_the_queue_saves_every_case_and_a_bad_one_does_not_stop_it(

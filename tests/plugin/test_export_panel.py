@@ -45,9 +45,10 @@ def test_save_writes_what_is_on_screen(desk: Desk, case_folder: Path, folder: Pa
     desk.wait(desk.layer("mask").data.any)
     save(desk)
     names = {path.name for path in folder.iterdir()}
-    parts = ("mask.nii.gz", "mean.nii.gz", "variance.nii.gz", "samples.nii.gz", "diffseg.json")
+    maps = ("mask", "mean", "variance", "disagreement", "samples")
+    parts = (*(f"{name}.nii.gz" for name in maps), "diffseg.json")
     assert names == {f"Case_001_{part}" for part in parts}
-    for role in ("mask", "mean", "variance"):
+    for role in ("mask", "mean", "variance", "disagreement"):
         image = nib.load(folder / f"Case_001_{role}.nii.gz")
         expected = to_source_grid(desk.layer(role).data, case.geometry)
         np.testing.assert_array_equal(np.asanyarray(image.dataobj), expected)

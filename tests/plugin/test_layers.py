@@ -12,6 +12,7 @@ from napari.components import ViewerModel
 from napari.layers import Image, Layer
 
 from napari_diffseg._layers import (
+    MAP_ROLES,
     describe_slices,
     find_layers,
     find_slice,
@@ -37,8 +38,7 @@ def results(case: Case) -> dict[Any, Any]:
         case,
         "run",
         np.zeros((3, *shape), np.uint8),
-        np.zeros(shape, np.float32),
-        np.zeros(shape, np.float32),
+        *np.zeros((3, *shape), np.float32),
         np.zeros(shape, np.uint8),
         {"seed": 0},
     )
@@ -90,6 +90,7 @@ def test_contrast_is_fixed_and_zero_is_transparent(case: Case) -> None:
     limits = {role: data[1].get("contrast_limits") for role, data in results(case).items()}
     assert limits == {
         "samples": (0, 255),
+        "disagreement": (0.0, 0.25),
         "variance": (0.0, 0.25),
         "mean": (0.0, 1.0),
         "mask": None,
@@ -111,11 +112,11 @@ def test_arrays_are_shown_and_not_copied(case: Case) -> None:
     shape = case.geometry.shape
     mask = np.zeros(shape, np.uint8)
     samples = np.zeros((2, *shape), np.uint8)
-    maps = np.zeros((2, *shape), np.float32)
-    for role, data in make_result_layers(case, "r", samples, *maps, mask, {}).items():
-        layer = Layer.create(*data)
-        source = {"samples": samples, "mean": maps[0], "variance": maps[1], "mask": mask}[role]
-        assert np.shares_memory(layer.data, source)
+    maps = dict(zip(MAP_ROLES, np.zeros((3, *shape), np.float32), strict=True))
+    layers = make_result_layers(case, "r", samples, *maps.values(), mask, {})
+    for role, data in layers.items():
+        source = {"samples": samples, "mask": mask, **maps}[role]
+        assert np.shares_memory(Layer.create(*data).data, source)
 
 
 def test_layers_are_found_by_their_tag_and_not_by_their_name(case: Case) -> None:

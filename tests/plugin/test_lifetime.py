@@ -153,7 +153,9 @@ def test_a_window_that_the_user_wants_to_keep_keeps_the_run(
     assert running.widget.ensemble.threshold.isEnabled()
 
 
-@pytest.mark.parametrize("role", ["samples", "mean", "variance", "mask", "truth", "image"])
+@pytest.mark.parametrize(
+    "role", ["samples", "mean", "variance", "disagreement", "mask", "truth", "image"]
+)
 def test_a_layer_can_be_deleted_during_a_run(
     running: Desk, slow_motion: SlowMotion, role: str
 ) -> None:

@@ -55,6 +55,8 @@ def test_layers_sliders_and_choices_are_back(make_desk: Callable[..., Desk], sav
     mean = desk.layer("samples").data[:2].mean(axis=0) / 255
     np.testing.assert_allclose(desk.layer("mean").data, mean, atol=1e-6)
     np.testing.assert_array_equal(desk.layer("mask").data, mean > 0.4)
+    between = desk.layer("samples").data[:2].astype(np.float64).var(axis=0) / 255**2
+    np.testing.assert_allclose(desk.layer("disagreement").data, between, atol=1e-6)
     record = json.loads(saved.read_text(encoding="utf-8"))
     assert f"{record['volume']['mask_ml']:.2f} mL" in desk.widget.readout.volume.text()
     ensemble.threshold.setValue(80)
@@ -235,8 +237,23 @@ def test_without_samples_the_maps_are_shown_and_it_is_said(
     reopen(desk, saved)
     assert "samples" not in desk.roles
     assert desk.layer("mask").data.any()
+    assert desk.layer("disagreement").data.any()
     assert "were not saved" in desk.widget.run.message.text()
     assert desk.widget.run.button.text() == "Segment"
+
+
+@pytest.mark.parametrize("has_samples", [True, False])
+def test_a_result_from_before_there_was_a_map_of_disagreement_opens(
+    make_desk: Callable[..., Desk], saved: Path, has_samples: bool
+) -> None:
+    values = json.loads(saved.read_text(encoding="utf-8"))
+    for name in ("disagreement",) if has_samples else ("disagreement", "samples"):
+        (saved.parent / values["files"].pop(name)).unlink()
+    saved.write_text(json.dumps(values), encoding="utf-8")
+    desk = make_desk()
+    reopen(desk, saved)
+    assert desk.layer("mask").data.any()
+    assert ("disagreement" in desk.roles) == has_samples  # made of them
 
 
 def test_it_is_opened_from_the_menu_onto_the_case_that_is_open(

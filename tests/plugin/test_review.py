@@ -60,6 +60,8 @@ def test_the_members_slider_takes_the_first_k_without_sampling(
     samples = reviewed.layer("samples").data[:k] / 255
     reviewed.wait(lambda: np.allclose(reviewed.layer("mean").data, samples.mean(axis=0), atol=1e-6))
     np.testing.assert_array_equal(reviewed.layer("mask").data, samples.mean(axis=0) > 0.5)
+    between = reviewed.layer("disagreement").data
+    np.testing.assert_allclose(between, samples.var(axis=0), atol=1e-6)
     assert reviewed.widget.ensemble.members_text.text() == f"{k} of 5"
     assert not slow_motion.events
 
@@ -96,21 +98,23 @@ def test_mean_of_masks_as_in_the_paper(reviewed: Desk) -> None:
     reviewed.widget.ensemble.kind.setCurrentIndex(1)
     masks = reviewed.layer("samples").data >= 128
     reviewed.wait(lambda: np.allclose(reviewed.layer("mean").data, masks.mean(axis=0)))
-    np.testing.assert_allclose(reviewed.layer("variance").data, masks.var(axis=0), atol=1e-6)
+    for role in ("variance", "disagreement"):
+        np.testing.assert_allclose(reviewed.layer(role).data, masks.var(axis=0), atol=1e-6)
 
 
 def test_the_overlay_choice_shows_one_map(reviewed: Desk) -> None:
     shown = []
-    for index in range(3):
+    maps = ("mean", "variance", "disagreement")
+    for index in range(4):
         reviewed.widget.ensemble.overlay.setCurrentIndex(index)
-        shown.append([role for role in ("mean", "variance") if reviewed.layer(role).visible])
+        shown.append([role for role in maps if reviewed.layer(role).visible])
         assert reviewed.layer("mask").visible
-    assert shown == [["mean"], ["variance"], []]
+    assert shown == [["mean"], ["variance"], ["disagreement"], []]
 
 
 def test_maps_have_a_colour_bar_and_masks_are_outlines(reviewed: Desk) -> None:
-    assert reviewed.layer("mean").colorbar.visible
-    assert reviewed.layer("variance").colorbar.visible
+    for role in ("mean", "variance", "disagreement"):
+        assert reviewed.layer(role).colorbar.visible
     assert reviewed.layer("mask").contour == reviewed.layer("truth").contour == 1
 
 

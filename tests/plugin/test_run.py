@@ -34,6 +34,8 @@ def test_a_click_draws_the_samples_of_the_visible_slice(desk: Desk, case_folder:
     assert not mean[TUMOUR_Z + 1 :].any()
     np.testing.assert_allclose(mean, samples.mean(axis=0) / 255, atol=1e-6)
     np.testing.assert_allclose(desk.layer("variance").data, mean * (1 - mean), atol=1e-6)
+    between = samples.astype(np.float64).var(axis=0) / 255**2
+    np.testing.assert_allclose(desk.layer("disagreement").data, between, atol=1e-6)
     np.testing.assert_array_equal(desk.layer("mask").data, mean > 0.5)
     assert desk.widget.run.status.full_text().startswith("Done in")
     assert f"slice {case.geometry.to_source_slice(TUMOUR_Z)}." in desk.widget.run.status.full_text()
@@ -91,10 +93,11 @@ def test_the_window_lives_while_the_layers_of_a_first_result_come(
     desk.segment()
     timer.stop()
     desk.viewer.layers.events.inserted.disconnect(note)
-    assert list(came) == ["samples", "mask", "variance", "mean"]
-    assert len(set(came.values())) == 4
-    assert desk.roles == [*["image"] * 4, "samples", "variance", "mean", "truth", "mask"]
-    assert [desk.layer(role).visible for role in ("samples", "variance", "mean")] == [0, 0, 1]
+    maps = ["disagreement", "variance", "mean"]
+    assert list(came) == ["samples", "mask", *maps]
+    assert len(set(came.values())) == 5
+    assert desk.roles == [*["image"] * 4, "samples", *maps, "truth", "mask"]
+    assert [desk.layer(role).visible for role in ("samples", *maps)] == [0, 0, 0, 1]
 
 
 def test_layers_that_are_still_to_come_do_not_come_after_their_case(
@@ -295,7 +298,8 @@ def test_a_run_that_is_cancelled_before_its_first_sample_replaces_nothing(
 def test_results_are_kept_if_asked_for(desk: Desk, case_folder: Path) -> None:
     desk.open(case_folder)
     desk.segment()
-    kept = {role: desk.layer(role) for role in ("samples", "variance", "mean", "mask")}
+    roles = ("samples", "disagreement", "variance", "mean", "mask")
+    kept = {role: desk.layer(role) for role in roles}
     desk.click(desk.widget.parameters.advanced.button)
     desk.click(desk.widget.parameters.keep)
     desk.widget.parameters.keep.setChecked(True)
@@ -360,7 +364,7 @@ def test_a_run_in_3d_and_back(
 def test_results_carry_their_provenance(desk: Desk, case_folder: Path) -> None:
     desk.open(case_folder)
     desk.segment()
-    for role in ("samples", "variance", "mean", "mask"):
+    for role in ("samples", "disagreement", "variance", "mean", "mask"):
         tag = desk.layer(role).metadata["diffseg"]
         assert tag["role"] == role
         assert tag["case"] == "Case_001"

@@ -130,15 +130,16 @@ def test_from_a_slice_that_is_not_listed_next_leads_to_the_first(reviewed: Desk)
     assert visible(reviewed) == 5
 
 
-def test_ranking_by_variance_is_that_of_the_core(reviewed: Desk) -> None:
+@pytest.mark.parametrize("by", ["mean_disagreement", "variance", "entropy"])
+def test_ranking_by_a_map_is_that_of_the_core(reviewed: Desk, by: Any) -> None:
     work_list = panel(reviewed, WorkListPanel)
-    work_list.by.setCurrentIndex(1)
-    reviewed.wait(lambda: work_list.work_list.by == "variance")
+    work_list.by.setCurrentIndex(work_list.by.findData(by))
+    reviewed.wait(lambda: work_list.work_list.by == by)
     members = reviewed.layer("samples").data
     case = reviewed.layer("mask").metadata["diffseg"]["source"]
     brain = (case.prior_image != 0).any(axis=0)
     sampled = np.isin(np.arange(12), list(SHIFTS))[np.newaxis].repeat(2, axis=0)
-    expected = rank_slices(members, sampled, case.geometry, by="variance", brain=brain)
+    expected = rank_slices(members, sampled, case.geometry, by=by, brain=brain)
     assert work_list.work_list == expected
 
 
@@ -148,6 +149,9 @@ def test_one_member_cannot_disagree_and_the_panel_says_so(reviewed: Desk) -> Non
     reviewed.wait(lambda: "One sample" in work_list.note.text())
     assert work_list.note.isVisible()
     assert not work_list.list.isVisible()
+    work_list.by.setCurrentIndex(work_list.by.findData("mean_disagreement"))
+    reviewed.wait(lambda: work_list.work_list.by == "mean_disagreement")
+    assert "One sample" in work_list.note.text()
     reviewed.widget.ensemble.members.setValue(2)
     reviewed.wait(work_list.list.isVisible)
 

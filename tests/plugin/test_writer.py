@@ -38,7 +38,7 @@ def test_samples_are_probabilities_in_4d(case: Case, tmp_path: Path) -> None:
     shape = case.geometry.shape
     samples = np.random.default_rng(0).integers(0, 256, (3, *shape), np.uint8)
     blank = np.zeros(shape, np.float32)
-    layers = make_result_layers(case, "r", samples, blank, blank, blank.astype(np.uint8), {})
+    layers = make_result_layers(case, "r", samples, blank, blank, blank, blank.astype(np.uint8), {})
     Layer.create(*layers["samples"]).save(str(tmp_path / "s.nii.gz"), plugin="napari-diffseg")
     image = read(tmp_path / "s.nii.gz", case)
     expected = to_source_grid(samples, case.geometry) / 255

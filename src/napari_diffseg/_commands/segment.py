@@ -23,16 +23,18 @@ _DEFAULTS = SegmentParams()
 
 EPILOG = """\
 A CASE is a folder, any file of a case, or a folder that holds several cases. Names of BraTS 2017
-to 2023, of the Medical Segmentation Decathlon and of single slices are known.
+and later, of the Medical Segmentation Decathlon and of single slices are known. Expert labels count
+as whole tumour, but for the resection cavity (label 4 of BraTS from 2024 on, not of BraTS-PED).
 
 For each case DIR gets, on the grid of its own files:
-  CASE_mask.nii.gz      whole tumour, where the mean is above the threshold (or --consensus)
-  CASE_mean.nii.gz      mean of the samples, 0 to 1
-  CASE_variance.nii.gz  variance of the samples, 0 to 0.25
-  CASE_samples.nii.gz   every sample, 4-D, 0 to 1 (--save-samples)
-  CASE_report.html      a page for a browser, with pictures; needs no network (--report)
-  CASE_diffseg.json     parameters, model, volumes with interval, disagreement of each slice,
-                        and Dice, HD95 and Jaccard if expert labels are there
+  CASE_mask.nii.gz          whole tumour, where the mean is above the threshold (or --consensus)
+  CASE_mean.nii.gz          mean m of the samples, 0 to 1
+  CASE_variance.nii.gz      m (1 - m), 0 to 0.25: between the samples plus within each
+  CASE_disagreement.nii.gz  variance between the samples alone, 0 to 0.25
+  CASE_samples.nii.gz       every sample, 4-D, 0 to 1 (--save-samples)
+  CASE_report.html          a page for a browser, with pictures; needs no network (--report)
+  CASE_diffseg.json         parameters, model, volumes with interval, disagreement of each slice,
+                            and Dice, HD95 and Jaccard if expert labels are there
 Earlier results of the same name are replaced. What only an earlier run wrote (samples, report)
 is left, and named.
 

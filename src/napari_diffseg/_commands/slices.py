@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from napari_diffseg.core.slice_assembly import AssembledVolume
     from napari_diffseg.core.slice_export import SliceExport
 
-KINDS = ("t1", "t1ce", "t2", "flair", "seg", "mask", "mean", "variance", "edited", "output")
+KINDS = (
+    *("t1", "t1ce", "t2", "flair", "seg"),
+    *("mask", "mean", "variance", "disagreement", "edited", "output"),
+)
 OUTPUT_MAPS = ("mask", "mean", "variance", "samples")  # core.slice_assembly; that waits for NumPy
 _DROPPED = (80, 26)  # core.slice_export.DROPPED_SLICES
 
@@ -30,9 +33,10 @@ The paper's code takes DIR as --data_dir: with labels for training, without for 
 """
 _ASSEMBLE_EPILOG = """\
 DIR holds files of slices, or folders with them. By their names these are
-  t1 t1ce t2 flair seg       CASE_t1_080_w.nii.gz, as `slices export` writes them
-  mask mean variance edited  CASE_080_mask.nii.gz, results of `segment` on single slices
-  output                     CASE_080_output0, samples of the paper's code (generated_masks)
+  t1 t1ce t2 flair seg  CASE_t1_080_w.nii.gz, as `slices export` writes them
+  mask mean variance disagreement edited
+                        CASE_080_mask.nii.gz, results of `segment` on single slices
+  output                CASE_080_output0, samples of the paper's code (generated_masks)
 Slices are counted from the lowest; what has no file is 0.
 """
 

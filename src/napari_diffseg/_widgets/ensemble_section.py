@@ -11,7 +11,7 @@ from napari_diffseg._widgets.form import Form, Row, describe, make_chooser
 from napari_diffseg._widgets.run import View
 from napari_diffseg.core.consensus import STAPLE_ADVICE, USES_THRESHOLD, has_staple
 
-Overlay = Literal["mean", "variance", "none"]
+Overlay = Literal["mean", "variance", "disagreement", "none"]
 
 _PERCENT = 100
 
@@ -39,7 +39,7 @@ class EnsembleSection(Form):
         describe(
             self.members,
             "Samples used",
-            "Make mean, variance and mask from the first so many samples. Nothing is drawn anew; "
+            "Make maps and mask from the first so many samples. Nothing is drawn anew; "
             "for more, raise Samples and press the button again.",
         )
         self.threshold = _slider(1, _PERCENT - 1, _PERCENT // 2)
@@ -65,20 +65,23 @@ class EnsembleSection(Form):
         describe(
             self.kind,
             "Mean of",
-            "Mean and variance of the samples' probabilities, or of their masks (each sample cut "
-            "at 0.5 first), as in the paper. With 5 masks the mean has six levels only, and finds "
-            "errors worse.",
+            "Make the maps of the samples' probabilities, or of their masks (each sample cut at "
+            "0.5 first), as in the paper. With 5 masks the mean has six levels only, and finds "
+            "errors worse; variance and disagreement are then the same.",
         )
         self.overlay = make_chooser()
         self.overlay.addItem("mean probability", "mean")
         self.overlay.addItem("variance", "variance")
+        self.overlay.addItem("disagreement", "disagreement")
         self.overlay.addItem("outlines only", "none")
         self._hidden: Overlay = "mean"
         describe(
             self.overlay,
             "Overlay",
-            "The map that lies over the images. Variance runs from 0 to 0.25, the most that a "
-            "probability can have: high where the samples do not know.",
+            "The map that lies over the images. Variance: m (1 - m) of the mean m, which is that "
+            "between the samples plus that within each; high where they do not know. Disagreement: "
+            "between the samples alone; 0 where all have the same doubt. Both run from 0 to 0.25, "
+            "the most that a probability can have.",
         )
         self.add_row("Samples used", Row(self.members, self.members_text, stretch=0))
         self.add_row("Threshold", Row(self.threshold, self.threshold_text, stretch=0))

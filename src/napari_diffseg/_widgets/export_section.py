@@ -33,8 +33,8 @@ class ExportSection(QWidget):
         describe(
             self.save_button,
             "Save result",
-            "Save mask, mean and variance as NIfTI on the scan's own grid, and how they were made "
-            "as JSON. The arrow chooses whether every sample is saved, too.",
+            "Save mask, mean, variance and disagreement as NIfTI on the scan's own grid, and how "
+            "they were made as JSON. The arrow chooses whether every sample is saved, too.",
         )
         menu = QMenu(self.save_button)
         menu.setToolTipsVisible(True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import QObject, Signal
 
-from napari_diffseg._layers import find_layers, get_tag
+from napari_diffseg._layers import MAP_ROLES, find_layers, get_tag
 from napari_diffseg._widgets.run import Recipe, Run, View
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class Reopener(QObject):
         run = make_run(saved)
         run.id, run.overlaps = tag["run"], overlaps
         # The layers' own arrays, which from now on the run writes; some may be deleted by now.
-        for role in ("mean", "variance", "mask"):
+        for role in (*MAP_ROLES, "mask"):
             if role in of_result:
                 setattr(run, role, of_result[role].data)
         self._runner.adopt(run)

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from napari_diffseg._layers import (
+    MAP_ROLES,
     LayerData,
     Role,
     draw_outline,
@@ -79,7 +80,7 @@ class ResultLayers:
             missing = self._take_over(run, others)
         if missing:
             self.set_overlay(run, overlay)
-        order = sorted(missing, key=("samples", "mask", "variance", "mean").index)
+        order = sorted(missing, key=("samples", "mask", *reversed(MAP_ROLES)).index)
         self._turns.add(partial(self._add, run, role, missing[role]) for role in order)
         if at_once:
             self._turns.finish()
@@ -108,6 +109,7 @@ class ResultLayers:
             run.ensemble.members_uint8(),
             run.mean,
             run.variance,
+            run.disagreement,
             run.mask,
             _details(run),
         )
@@ -135,7 +137,7 @@ class ResultLayers:
         if not find_layers(self._viewer.layers, role="image", case=run.case):
             return  # the case was closed meanwhile
         layer = AnyLayer.create(*data)
-        if role in ("mean", "variance"):
+        if role in MAP_ROLES:
             layer.visible = role == self._overlay
             self._without_legend.append(layer)
         self._insert(run, layer, on_top=role == "mask", outline=data[2] == "labels")
@@ -175,7 +177,7 @@ class ResultLayers:
         """Show one of the maps."""
         self._overlay = overlay
         there = self.of_run(run)
-        for role in ("mean", "variance"):
+        for role in MAP_ROLES:
             if role in there:
                 there[role].visible = role == overlay
 

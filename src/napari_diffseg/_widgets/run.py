@@ -58,7 +58,7 @@ class Run:
     Attributes
     ----------
     mean : (Z, Y, X) float32 in [0, 1]
-    variance : (Z, Y, X) float32 in [0, 0.25]
+    variance, disagreement : (Z, Y, X) float32 in [0, 0.25]
     mask : (Z, Y, X) uint8, 0 or 1
         Written in place: layers show these very arrays.
     asked : (Z,) bool
@@ -81,6 +81,7 @@ class Run:
         self.ensemble = Ensemble(n_members, shape)
         self.mean = np.zeros(shape, np.float32)
         self.variance = np.zeros(shape, np.float32)
+        self.disagreement = np.zeros(shape, np.float32)
         self.mask = np.zeros(shape, np.uint8)
         self.asked = np.zeros(shape[0], bool)
         self.planned = np.zeros(shape[0], bool)
@@ -129,7 +130,14 @@ class Run:
         decision = self._decide()
         mask = self.mask.view(bool)
         for z in map(int, z_indices):
-            self.ensemble.update_slice(z, mean=self.mean, variance=self.variance, k=k, of=of)
+            self.ensemble.update_slice(
+                z,
+                mean=self.mean,
+                variance=self.variance,
+                disagreement=self.disagreement,
+                k=k,
+                of=of,
+            )
             decision.write_slice(self.ensemble, z, mask)
         if decision.closest != self._closest:  # another member is the mask everywhere
             self._closest = decision.closest

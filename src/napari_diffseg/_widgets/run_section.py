@@ -64,7 +64,7 @@ class RunSection(QWidget):
             "cancelling": "The step that has begun is finished first.",
         }.get(
             state,
-            "Draw the samples. Mean, variance and mask are updated with every one. Changing "
+            "Draw the samples. Maps and mask are updated with every one. Changing "
             "model, steps, seed, sampler or device starts a new run; more samples or other "
             "slices are added to the run that is there.",
         )

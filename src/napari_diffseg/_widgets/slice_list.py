@@ -136,6 +136,6 @@ class _BarDelegate(QStyledItemDelegate):
 
 
 def format_score(score: float, unit: str) -> str:
-    """Return a score with its unit: "1.8 mm", "0.31 bit", "0.083"."""
-    digits = {"mm": 1, "bit": 2}.get(unit, 3)
+    """Return a score with its unit: "1.8 mm", "0.31 bit", "0.0083"."""
+    digits = {"mm": 1, "bit": 2}.get(unit, 4)
     return f"{score:.{digits}f} {unit}".strip()

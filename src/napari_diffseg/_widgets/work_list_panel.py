@@ -29,6 +29,7 @@ WHILE_RUNNING_MS = 5000  # a list that changes under the mouse is of no use
 
 CHOICES: dict[RankBy, str] = {
     "disagreement": "distance of the outlines",
+    "mean_disagreement": "mean disagreement",
     "variance": "mean variance",
     "entropy": "mean entropy",
 }
@@ -50,8 +51,9 @@ class WorkListPanel(Panel):
             "Rank slices by",
             "Distance of the outlines: how far apart two samples draw the border, in mm; that is "
             "1 - Dice corrected for the size of the tumour, which alone would always put the "
-            "smallest first. Mean variance and entropy: of the maps, over the brain; they also "
-            "find what all samples leave just below 0.5.",
+            "smallest first. The others are means of maps over the brain. Disagreement: the "
+            "variance between the samples. Variance and entropy: of the mean of the samples; they "
+            "also find what all samples leave just below 0.5.",
         )
         self.by.currentIndexChanged.connect(self._update)
         self.previous, self.next = QToolButton(), QToolButton()
@@ -147,7 +149,7 @@ class WorkListPanel(Panel):
             self.list.mark(visible)
         if shown:
             self._pages.setCurrentWidget(self.list)
-        elif result.by == "disagreement" and result.n_members < 2:
+        elif "disagreement" in result.by and result.n_members < 2:
             self._say("One sample cannot disagree with another: take two or more.")
         else:
             self._say("The samples agree on every slice.")

@@ -5,6 +5,7 @@ Families of file names are in `case_names`, discovery in `case_discovery`; this 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +31,12 @@ if TYPE_CHECKING:
 __all__ = [
     "GRID_TOLERANCE_MM",
     "MODALITIES",
+    "RESECTION_CAVITY",
     "Case",
     "CaseFiles",
     "discover_case",
     "discover_cases",
+    "has_cavity_label",
     "is_brats_path",
     "load_case",
     "whole_tumour",
@@ -42,7 +45,11 @@ __all__ = [
 GRID_TOLERANCE_MM = 0.1
 """How far the corners of two grids may be apart and still count as one grid."""
 
+RESECTION_CAVITY = 4
+"""The label that is no tumour where `has_cavity_label` says so."""
+
 _MAX_LABEL = 4
+_PAEDIATRIC = re.compile(r"(?<![a-z])peds?(?![a-z])", re.IGNORECASE)
 _INTEGER_TOLERANCE = 1e-3  # labels that went through float32 or a scale factor
 
 
@@ -59,7 +66,7 @@ class Case:
     prior_image
         (4, Z, Y, X) float32, finite, intensities as in the files; channels as in `MODALITIES`.
     wt_truth
-        (Z, Y, X) bool, whole tumour of the expert labels, or None without labels.
+        (Z, Y, X) bool, whole tumour of the expert labels (`whole_tumour`), or None without labels.
     labels
         (Z, Y, X) uint8, the labels as they are, or None.
     geometry
@@ -73,15 +80,40 @@ class Case:
     labels: NDArray[np.uint8] | None
     geometry: Geometry
 
+    @property
+    def n_cavity_voxels(self) -> int:
+        """How many labelled voxels are no tumour but resection cavity; 0 without labels."""
+        if self.labels is None or self.wt_truth is None:
+            return 0
+        return int(np.count_nonzero((self.labels > 0) & ~self.wt_truth))
 
-def whole_tumour(labels: NDArray[Any]) -> NDArray[np.bool_]:
-    """Whole tumour: every label above 0, in every year of BraTS and in the Decathlon.
+
+def whole_tumour(labels: NDArray[Any], *, has_cavity: bool = False) -> NDArray[np.bool_]:
+    """Whole tumour: every label above 0, but for the resection cavity.
 
     1 is necrotic and non-enhancing core, 2 oedema, and the enhancing part is 4 until 2021 and 3
     from 2023; the Decathlon counts 1 oedema, 2 non-enhancing, 3 enhancing. (Wolleb et al. 2021
-    merge all of them as well. The post-operative cases of 2024 use 4 for the resection cavity.)
+    merge all of them as well.)
+
+    Parameters
+    ----------
+    labels : integers of any shape
+    has_cavity
+        See `has_cavity_label`.
     """
-    return np.asarray(labels) > 0
+    labels = np.asarray(labels)
+    tumour = labels > 0
+    return tumour & (labels != RESECTION_CAVITY) if has_cavity else tumour
+
+
+def has_cavity_label(files: CaseFiles) -> bool:
+    """Whether label 4 of a case is the resection cavity, which is no part of the whole tumour.
+
+    So it is after treatment, in BraTS 2024 and later (de Verdier et al. 2024, arXiv 2405.18368:
+    whole tumour is ET + SNFH + NETC, labels 3, 2 and 1). In 2023, with the same names of files,
+    there was no label 4; in BraTS-PEDs it is oedema (Kazerooni et al. 2024, arXiv 2404.15009).
+    """
+    return files.family == "brats2023" and _PAEDIATRIC.search(files.name) is None
 
 
 def load_case(paths: str | Path | Sequence[str | Path] | CaseFiles) -> Case:
@@ -113,7 +145,9 @@ def load_case(paths: str | Path | Sequence[str | Path] | CaseFiles) -> Case:
         name=files.name,
         files=files,
         prior_image=prior_image,
-        wt_truth=None if labels is None else whole_tumour(labels),
+        wt_truth=None
+        if labels is None
+        else whole_tumour(labels, has_cavity=has_cavity_label(files)),
         labels=labels,
         geometry=reference.geometry,
     )

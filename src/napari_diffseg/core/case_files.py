@@ -21,8 +21,8 @@ from napari_diffseg.core.errors import CaseError
 
 EXPECTED_NAMES = (
     "A case has four files: <case>_t1, _t1ce, _t2, _flair (BraTS 2017-2021) or <case>-t1n, -t1c, "
-    "-t2w, -t2f (2023), .nii or .nii.gz; or it is one 4-D file in imagesTr (Decathlon); or slices "
-    "like <case>_t1_080_w.nii.gz."
+    "-t2w, -t2f (2023 and later), .nii or .nii.gz; or it is one 4-D file in imagesTr (Decathlon); "
+    "or slices like <case>_t1_080_w.nii.gz."
 )
 
 _MAX_LISTED = 6

@@ -10,13 +10,17 @@ Both kinds have a mean m, and both have the population variance m (1 - m):
 - probabilities: by the law of total variance, between members plus within,
   Var(p) + E[p (1 - p)] = E[p^2] - m^2 + m - E[p^2] = m (1 - m).
 
-So one running integer sum per kind carries every map exactly, in whatever order members arrive.
+The *disagreement* is the part between members, Var(p): 0 where they all say the same, however
+unsure each of them is. Of masks, which are never unsure, it is the variance itself.
+
+So a running integer sum per kind, and one of the squares for the disagreement, carry every map
+exactly, in whatever order members arrive.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,12 +34,14 @@ from napari_diffseg.core.levels import (
     Sums,
     mask_writer,
     total_level,
+    write_disagreement,
     write_entropy,
     write_mean,
     write_variance,
 )
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
+_SumKind = MapKind | Literal["squares"]
 
 
 class Ensemble:
@@ -43,7 +49,7 @@ class Ensemble:
 
     The members are one zeroed block: the operating system gives it memory when a slice is first
     written, so members and slices that are never sampled cost nothing. 20 members at 155x240x240
-    take 179 MB, the sums 18 MB for each kind of map in use.
+    take 179 MB, the sums 18 MB for each kind of map in use, their squares 36 MB.
 
     Not thread-safe, and without locks on purpose: one thread owns an ensemble. In the viewer that
     is the GUI thread, which receives the worker's events one by one and adds them here.
@@ -68,8 +74,8 @@ class Ensemble:
         self._sampled = np.zeros((n_members, shape[0]), bool)
         self._mask_voxels = np.zeros((n_members, shape[0]), np.int64)
         # Per kind, the sums of the first k members, and that k. Made when first asked for.
-        self._sums: dict[MapKind, Sums] = {}
-        self._sums_k: dict[MapKind, int] = {}
+        self._sums: dict[_SumKind, Sums] = {}
+        self._sums_k: dict[_SumKind, int] = {}
 
     @classmethod
     def from_arrays(
@@ -149,9 +155,9 @@ class Ensemble:
         more = ((0, n_members - n_old), (0, 0))
         self._sampled = np.pad(self._sampled, more)
         self._mask_voxels = np.pad(self._mask_voxels, more)
-        if _sum_dtype(n_members) != _sum_dtype(n_old):
-            self._sums.clear()
-            self._sums_k.clear()
+        for kind in [*self._sums]:
+            if self._sums[kind].dtype != _sum_dtype(n_members, kind):
+                del self._sums[kind], self._sums_k[kind]
 
     def members_uint8(self, k: int | None = None) -> NDArray[np.uint8]:
         """Return the first k members, (k, Z, Y, X) uint8: a read-only view, kept up to date."""
@@ -211,13 +217,26 @@ class Ensemble:
     def variance_map(
         self, k: int | None = None, of: MapKind = "probabilities"
     ) -> NDArray[np.float32]:
-        """Compute the population variance, (Z, Y, X) float32 in [0, 0.25] (see the module's text).
+        """Compute m (1 - m) of the mean m, (Z, Y, X) float32 in [0, 0.25] (see the module's text).
 
         Of one member's mask it is 0 everywhere, of its probabilities p (1 - p).
         """
         variance = np.empty(self.shape, np.float32)
         self._render(write_variance, variance, k, of)
         return variance
+
+    def disagreement_map(
+        self, k: int | None = None, of: MapKind = "probabilities"
+    ) -> NDArray[np.float32]:
+        """Compute the variance between the first k members, (Z, Y, X) float32 in [0, 0.25].
+
+        `numpy.var` of what they say: 0 where they agree, and everywhere of one member.
+        """
+        k = self._checked_k(k)
+        disagreement = np.empty(self.shape, np.float32)
+        for z in range(len(disagreement)):
+            self._write_disagreement(z, k, of, disagreement[z])
+        return disagreement
 
     def entropy_map(
         self, k: int | None = None, of: MapKind = "probabilities"
@@ -241,6 +260,7 @@ class Ensemble:
         *,
         mean: NDArray[np.float32] | None = None,
         variance: NDArray[np.float32] | None = None,
+        disagreement: NDArray[np.float32] | None = None,
         mask: NDArray[np.bool_] | None = None,
         threshold: float = 0.5,
         k: int | None = None,
@@ -251,8 +271,9 @@ class Ensemble:
         Parameters
         ----------
         z : int
-        mean, variance, mask : (Z, Y, X) arrays, optional
-            Those given are updated, as `mean_map`, `variance_map` and `wt_mask` would make them.
+        mean, variance, disagreement, mask : (Z, Y, X) arrays, optional
+            Those given are updated, as `mean_map`, `variance_map`, `disagreement_map` and `wt_mask`
+            would make them.
         threshold, k, of
             As they were when the maps were made.
         """
@@ -263,6 +284,8 @@ class Ensemble:
             write_mean(total, sums[z], mean[z])
         if variance is not None:
             write_variance(total, sums[z], variance[z])
+        if disagreement is not None:
+            self._write_disagreement(z, k, of, disagreement[z])
         if mask is not None:
             mask_writer(threshold)(total, sums[z], mask[z])
 
@@ -272,29 +295,46 @@ class Ensemble:
         for z, n in enumerate(self.n_samples(k)):
             write(total_level(int(n), of), sums[z], out[z])
 
+    def _write_disagreement(self, z: int, k: int, of: MapKind, target: NDArray[np.float32]) -> None:
+        n_samples = int(np.count_nonzero(self._sampled[:k, z]))
+        sums = self._summed(k, of)[z]
+        if of == "masks":
+            write_variance(total_level(n_samples, of), sums, target)
+        else:
+            write_disagreement(n_samples, sums, self._sum_up(k, "squares")[z], target)
+
     def _summed(self, k: int, of: MapKind) -> Sums:
-        """Return the sums over the first k members, reached from those for another k if near."""
         if of not in get_args(MapKind):
             raise ValueError(f"maps are made of {' or '.join(get_args(MapKind))}, not of {of!r}")
-        at = self._sums_k.get(of, 0)
-        if of not in self._sums:
-            self._sums[of] = np.zeros(self.shape, _sum_dtype(self.n_members))
+        return self._sum_up(k, of)
+
+    def _sum_up(self, k: int, kind: _SumKind) -> Sums:
+        """Return the sums over the first k members, reached from those for another k if near."""
+        at = self._sums_k.get(kind, 0)
+        if kind not in self._sums:
+            self._sums[kind] = np.zeros(self.shape, _sum_dtype(self.n_members, kind))
         elif k < at - k:
-            self._sums[of][:] = 0
+            self._sums[kind][:] = 0
             at = 0
-        sums = self._sums[of]
+        sums = self._sums[kind]
         for member in range(min(at, k), max(at, k)):
             for z in map(int, np.flatnonzero(self._sampled[member])):
                 if at < k:
-                    sums[z] += self._contribution(member, z, of)
+                    sums[z] += self._contribution(member, z, kind)
                 else:
-                    sums[z] -= self._contribution(member, z, of)
-        self._sums_k[of] = k
+                    sums[z] -= self._contribution(member, z, kind)
+        self._sums_k[kind] = k
         return sums
 
-    def _contribution(self, member: int, z: int, of: MapKind) -> NDArray[np.uint8]:
+    def _contribution(self, member: int, z: int, kind: _SumKind) -> Sums:
         levels: NDArray[np.uint8] = self._members[member, z]
-        return levels if of == "probabilities" else (levels >= MASK_LEVEL).view(np.uint8)
+        match kind:
+            case "probabilities":
+                return levels
+            case "masks":
+                return (levels >= MASK_LEVEL).view(np.uint8)
+            case "squares":
+                return np.square(levels, dtype=np.uint16)
 
     def _checked_k(self, k: int | None) -> int:
         if k is None:
@@ -315,8 +355,9 @@ def _zeroed_members(n_members: int, shape: tuple[int, int, int]) -> NDArray[np.u
         ) from error
 
 
-def _sum_dtype(n_members: int) -> type[np.uint16 | np.uint32]:
-    return np.uint16 if n_members * MAX_LEVEL <= np.iinfo(np.uint16).max else np.uint32
+def _sum_dtype(n_members: int, kind: _SumKind) -> np.dtype[np.unsignedinteger[Any]]:
+    largest = n_members * MAX_LEVEL ** (2 if kind == "squares" else 1)
+    return np.promote_types(np.min_scalar_type(largest), np.uint16)
 
 
 def _read_only(array: NDArray[_Scalar]) -> NDArray[_Scalar]:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from napari_diffseg.core.case_files import CaseFiles
 
-MAPS = ("mask", "mean", "variance")
+MAPS = ("mask", "mean", "variance", "disagreement")
 SAMPLES = "samples"
 EDITED = "edited"
 RECORD = "diffseg"
@@ -41,7 +41,7 @@ PROBABILITY_SLOPE = float(np.nextafter(np.float32(1 / 255), np.float32(0)))
 def output_paths(
     folder: Path, case_name: str, *, samples: bool = False, edited: bool = False
 ) -> dict[str, Path]:
-    """Return where files go: "mask", "mean", "variance", "samples", "edited", "diffseg"."""
+    """Return where files go: by `MAPS`, "samples", "edited", "diffseg"."""
     maps = [*MAPS, *([SAMPLES] if samples else []), *([EDITED] if edited else [])]
     paths = {name: folder / f"{case_name}_{name}.nii.gz" for name in maps}
     return {**paths, RECORD: folder / f"{case_name}_{RECORD}.json"}
@@ -155,7 +155,13 @@ def save_result(
                 part["variance"],
                 ensemble.variance_map(k, of),
                 geometry,
-                description=f"napari-diffseg: variance of {made_of}",
+                description=f"napari-diffseg: m(1-m) of {made_of}, between + within",
+            )
+            save_on_source_grid(
+                part["disagreement"],
+                ensemble.disagreement_map(k, of),
+                geometry,
+                description=f"napari-diffseg: variance between {made_of}",
             )
             if samples:
                 save_on_source_grid(

@@ -1,7 +1,8 @@
-"""Probabilities as 256 levels, and the maps that follow from a sum of levels.
+"""Probabilities as 256 levels, and the maps that follow from sums of levels.
 
 A sum over members has few possible values, so looking the result up in a table is quicker than the
-arithmetic, and the same sum gives the same number wherever it is asked for.
+arithmetic, and the same sum gives the same number wherever it is asked for. How much members
+disagree follows from the sum of their squares as well, in whole numbers.
 """
 
 from __future__ import annotations
@@ -92,8 +93,32 @@ def write_mean(total: int, sums: Sums, target: NDArray[Any]) -> None:
 
 
 def write_variance(total: int, sums: Sums, target: NDArray[Any]) -> None:
-    """Write m (1 - m), float32 in [0, 0.25]; 0 without a sample."""
+    """Write m (1 - m), float32 in [0, 0.25]; 0 without a sample.
+
+    It depends on the mean alone: the variance between the samples plus that within each of them.
+    """
     np.take(_variance_table(total), sums, out=target, mode="clip")
+
+
+def write_disagreement(n_samples: int, sums: Sums, squares: Sums, target: NDArray[Any]) -> None:
+    """Write the variance between n samples' probabilities, float32 in [0, 0.25]; 0 without one.
+
+    Of levels l it is (n sum(l^2) - sum(l)^2) / (255 n)^2, the difference in whole numbers: where
+    all samples are the same it is 0 and nothing else.
+
+    Parameters
+    ----------
+    n_samples : int
+    sums, squares : (Y, X) unsigned integers
+        Sums over the samples of their levels and of the squares of these.
+    target : (Y, X) float32
+    """
+    n = max(n_samples, 1)
+    largest = (n * MAX_LEVEL) ** 2
+    exact = np.uint32 if largest <= np.iinfo(np.uint32).max else np.uint64
+    spread = np.multiply(squares, exact(n), dtype=exact)
+    spread -= np.square(sums, dtype=exact)
+    np.multiply(spread, 1 / largest, out=target, casting="same_kind")
 
 
 def write_entropy(total: int, sums: Sums, target: NDArray[Any]) -> None:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 SUFFIX = "_diffseg.json"
 MAPS = ("mask", "mean", "variance")
+LATER_MAPS = ("disagreement",)
+"""Maps that results of earlier versions do not have."""
 EDITED = "edited"
 _MAX_BYTES = 50_000_000  # a record is some 100 kB
 _TOLERANCE_MM = 1e-3
@@ -46,8 +48,8 @@ class SavedResult:
     ensemble
         The members, bit by bit; None when they were not saved.
     maps
-        "mask", "mean" and "variance" as they were saved, (Z, Y, X); empty when there are members,
-        of which they are made anew.
+        "mask", "mean", "variance" and, unless it was saved before there was one, "disagreement", as
+        they were saved, (Z, Y, X); empty when there are members, of which they are made anew.
     edited : (Z, Y, X) bool or None
         The mask that somebody has painted on, if there is one.
     """
@@ -106,7 +108,8 @@ def load_result(
         ensemble = _load_members(path.parent / names["samples"], record, case.geometry)
         _check_members(path, record, ensemble, case.geometry)
         return SavedResult(path, record, case, ensemble, {}, edited)
-    maps = {name: _load_map(path, names, name, case.geometry) for name in MAPS}
+    saved = [*MAPS, *(name for name in LATER_MAPS if name in names)]
+    maps = {name: _load_map(path, names, name, case.geometry) for name in saved}
     _check_maps(path, record, maps, case.geometry)
     return SavedResult(path, record, case, None, maps, edited)
 
@@ -278,8 +281,9 @@ def _check_maps(
 ) -> None:
     mask_ml = np.count_nonzero(maps["mask"]) * geometry.voxel_volume_ml
     same = math.isclose(mask_ml, record.volume.mask_ml, rel_tol=1e-6, abs_tol=1e-9)
-    for name, highest in (("mean", 1.0), ("variance", 0.25)):
-        same &= bool(maps[name].min() >= 0 and maps[name].max() <= highest + 1e-6)
+    for name, values in maps.items():
+        highest = 1.0 if name in ("mask", "mean") else 0.25
+        same &= bool(values.min() >= 0 and values.max() <= highest + 1e-6)
     if not same:
         raise DiffsegError(
             f"The maps beside {path} are not those that it tells of: their values differ."

@@ -142,7 +142,7 @@ def _show_slices(
         '<p class="soft"><span class="key" style="border-color:#56b4e9"></span>'
         f"{'edited mask' if edited is not None else 'mask'} {truth}on FLAIR. Right: variance 0"
         f'<span class="ramp" style="background:linear-gradient(90deg, {ramp})"></span>'
-        f"{MAX_VARIANCE}, high where the samples do not know. "
+        f"{MAX_VARIANCE}, between the samples plus within each: high where they do not know. "
         "The patient's left is on the right.</p>"
     )
     for number, reason in choose_slices(record, case.geometry.spacing_mm[0]):

@@ -1,4 +1,4 @@
-"""What about the images of a case may harm a result: sentences for a person.
+"""What about the files of a case may harm a result: sentences for a person.
 
 The viewer shows them when a case is opened, the command line says them, the record keeps them.
 Nothing here stops anybody: a note says what looks odd, and the user knows whether it is.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_diffseg.core.brats import MODALITIES
+from napari_diffseg.core.brats import MODALITIES, RESECTION_CAVITY
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,7 +39,7 @@ def find_scan_notes(case: Case) -> tuple[str, ...]:
 
     Takes about half a second at 155x240x240: in the viewer, for another thread.
     """
-    return (*_note_images(case.prior_image), *_note_grid(case.geometry))
+    return (*_note_images(case.prior_image), *_note_grid(case.geometry), *_note_labels(case))
 
 
 def _note_images(prior_image: NDArray[np.float32]) -> list[str]:
@@ -142,6 +142,17 @@ def _note_grid(geometry: Geometry) -> list[str]:
             "they are resampled for it."
         )
     return notes
+
+
+def _note_labels(case: Case) -> list[str]:
+    """Tell labels that are not counted as tumour."""
+    if not case.n_cavity_voxels:
+        return []
+    cavity_ml = case.n_cavity_voxels * case.geometry.voxel_volume_ml
+    return [
+        f"Label {RESECTION_CAVITY} ({cavity_ml:.1f} mL) is taken for the resection cavity, as in "
+        "BraTS from 2024 on, and is no part of the whole tumour."
+    ]
 
 
 def _find_background(image: NDArray[np.float32]) -> float | None:

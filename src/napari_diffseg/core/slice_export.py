@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from napari_diffseg.core.brats import MODALITIES, Case, load_case
+from napari_diffseg.core.brats import MODALITIES, RESECTION_CAVITY, Case, load_case
 from napari_diffseg.core.case_names import LABEL
 from napari_diffseg.core.errors import CaseError, DiffsegError, ParameterError, explain_unwritable
 from napari_diffseg.core.preprocessing import PAPER_PREPROCESSING, find_brain, normalise
@@ -124,7 +124,7 @@ def export_slices(files: CaseFiles, folder: Path, options: SliceOptions) -> Slic
             raise
         raise problem from error
     written = tuple(folder / slice_folder_name(slice_case, number) for number in numbers)
-    return SliceExport(slice_case, written, tuple(_find_notes(case)))
+    return SliceExport(slice_case, written, tuple(_find_notes(case, options)))
 
 
 def find_slice_folders(folder: Path, slice_case: str) -> list[Path]:
@@ -165,8 +165,8 @@ def _write_slices(
     images: dict[str, NDArray[np.generic]] = dict(
         zip(MODALITIES, _take_intensities(case, options.raw), strict=True)
     )
-    if options.labels and case.labels is not None:
-        images[LABEL] = case.labels
+    if options.labels and case.labels is not None and case.wt_truth is not None:
+        images[LABEL] = case.labels * case.wt_truth  # the paper's code takes all of it for tumour
     made_by = "intensities as in the source" if options.raw else "1st to 99th percentile to 0 to 1"
     for number in numbers:
         slice_folder = folder / slice_folder_name(slice_case, number)
@@ -204,10 +204,15 @@ def _move_all(moves: Sequence[tuple[Path, Path]]) -> None:
         raise
 
 
-def _find_notes(case: Case) -> Iterable[str]:
+def _find_notes(case: Case, options: SliceOptions) -> Iterable[str]:
     _, n_y, n_x = case.geometry.shape
     if (n_x, n_y) != PUBLISHED_PIXELS:
         yield (
             f"slices have {n_x}x{n_y} pixels; the paper's code takes 240x240 only. Resample or pad "
             "the volumes for it."
+        )
+    if options.labels and case.n_cavity_voxels:
+        yield (
+            f"label {RESECTION_CAVITY}, the resection cavity, is left out of the labels: the "
+            "paper's code takes all of them for tumour."
         )

@@ -24,7 +24,19 @@ from napari_diffseg.core.case_files import natural_key, some
 from napari_diffseg.core.case_names import LABEL, MODALITIES, parse_name
 from napari_diffseg.core.errors import CaseError
 
-Kind = Literal["t1", "t1ce", "t2", "flair", "seg", "mask", "mean", "variance", "edited", "output"]
+Kind = Literal[
+    "t1",
+    "t1ce",
+    "t2",
+    "flair",
+    "seg",
+    "mask",
+    "mean",
+    "variance",
+    "disagreement",
+    "edited",
+    "output",
+]
 
 OUTPUT: Kind = "output"
 """A mask that the paper's code has drawn: a tensor, saved by ``torch.save``."""
@@ -36,7 +48,7 @@ _N_PARTS = 3  # of a name before the modality
 _NUMBERED = r"(?P<case>.+)_(?P<number>\d{1,5})"
 _OUTPUT_NAME = re.compile(rf"{_NUMBERED}_output(?P<member>\d{{1,4}})", re.IGNORECASE)
 _MAP_NAME = re.compile(
-    rf"{_NUMBERED}_(?P<kind>mask|mean|variance|edited)\.nii(?:\.gz)?", re.IGNORECASE
+    rf"{_NUMBERED}_(?P<kind>mask|mean|variance|disagreement|edited)\.nii(?:\.gz)?", re.IGNORECASE
 )
 
 

@@ -1,10 +1,12 @@
 """Where to look first: slices ranked by how unsure the ensemble is about them.
 
-Three scores, all of which are 0 where there is nothing to look at:
+Four scores, all of which are 0 where there is nothing to look at:
 
 - ``disagreement``, in mm: 1 - mean pairwise Dice of the members' masks on the slice, corrected for
   the size of what they outline (see `compute_contour_disagreement_mm`);
-- ``variance``: the mean of the variance map m (1 - m), 0 to 0.25;
+- ``mean_disagreement``: the mean of the variance between the members, 0 to 0.25;
+- ``variance``: the mean of the variance map m (1 - m), 0 to 0.25, which is that between the members
+  plus that within each;
 - ``entropy``, in bits: the mean of the binary entropy of the mean map m, 0 to 1.
 
 The maps are averaged over the *brain* of the slice. Over the union of the members' masks, a slice
@@ -24,6 +26,7 @@ from napari_diffseg.core.levels import (
     MASK_LEVEL,
     MapKind,
     total_level,
+    write_disagreement,
     write_entropy,
     write_variance,
 )
@@ -34,9 +37,15 @@ if TYPE_CHECKING:
 
     from napari_diffseg.core.geometry import Geometry
 
-RankBy = Literal["disagreement", "variance", "entropy"]
+MapScore = Literal["mean_disagreement", "variance", "entropy"]
+RankBy = Literal["disagreement", "mean_disagreement", "variance", "entropy"]
 
-UNITS: dict[RankBy, str] = {"disagreement": "mm", "variance": "", "entropy": "bit"}
+UNITS: dict[RankBy, str] = {
+    "disagreement": "mm",
+    "mean_disagreement": "",
+    "variance": "",
+    "entropy": "bit",
+}
 """Units of the scores; a variance of probabilities has none."""
 
 
@@ -101,11 +110,11 @@ def rank_slices(
     geometry
         Of the case.
     by
-        The score, see the module's text. For the disagreement a slice needs two members.
+        The score, see the module's text. To disagree, a slice needs two members.
     of
-        What the mean map of variance and entropy is made of.
+        What the maps are made of.
     brain : (Z, Y, X) bool, optional
-        Where variance and entropy are averaged (`find_brain`); by default everywhere.
+        Where maps are averaged (`find_brain`); by default everywhere.
     """
     if by not in get_args(RankBy):
         raise ValueError(f"slices are ranked by {' or '.join(get_args(RankBy))}, not by {by!r}")
@@ -175,16 +184,15 @@ def compute_contour_disagreement_mm(
 def compute_mean_uncertainty(
     members: NDArray[np.uint8],
     sampled: NDArray[np.bool_],
-    which: Literal["variance", "entropy"],
+    which: MapScore,
     *,
     of: MapKind = "probabilities",
     brain: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float64]:
-    """Compute the mean of the variance or entropy map over the brain of every slice, (Z,).
+    """Compute the mean of a map over the brain of every slice, (Z,).
 
     Parameters as in `rank_slices`; 0 where nothing has been sampled and where there is no brain.
     """
-    write = write_variance if which == "variance" else write_entropy
     scores = np.zeros(members.shape[1])
     for z in np.flatnonzero(sampled.any(axis=0)):
         has_slice = np.flatnonzero(sampled[:, z])
@@ -192,12 +200,22 @@ def compute_mean_uncertainty(
         inside = np.ones(levels.shape[1:], bool) if brain is None else brain[z]
         if not inside.any():
             continue
-        values = levels if of == "probabilities" else levels >= MASK_LEVEL
-        sums = values.sum(axis=0, dtype=np.uint32)
-        uncertainty = np.empty(sums.shape, np.float32)
-        write(total_level(len(has_slice), of), sums, uncertainty)
-        scores[z] = uncertainty[inside].mean(dtype=np.float64)
+        scores[z] = _map_slice(levels, which, of)[inside].mean(dtype=np.float64)
     return scores
+
+
+def _map_slice(levels: NDArray[np.uint8], which: MapScore, of: MapKind) -> NDArray[np.float32]:
+    """Make the map (Y, X) of a slice that members (S, Y, X) have."""
+    uncertainty = np.empty(levels.shape[1:], np.float32)
+    values = levels if of == "probabilities" else levels >= MASK_LEVEL
+    sums = values.sum(axis=0, dtype=np.uint32)
+    if which == "mean_disagreement" and of == "probabilities":
+        squares = np.square(levels, dtype=np.uint16).sum(axis=0, dtype=np.uint32)
+        write_disagreement(len(levels), sums, squares, uncertainty)
+    else:  # between masks is all that there is
+        write = write_entropy if which == "entropy" else write_variance
+        write(total_level(len(levels), of), sums, uncertainty)
+    return uncertainty
 
 
 def _count_mask_voxels(members: NDArray[np.uint8], sampled: NDArray[np.bool_]) -> NDArray[np.int64]:
