@@ -12,12 +12,12 @@ from napari_diffseg.core.consensus import STAPLE_ADVICE, ConsensusKind, has_stap
 from napari_diffseg.core.describe import describe_model, describe_result, describe_run
 from napari_diffseg.core.errors import ParameterError
 from napari_diffseg.core.events import Event
-from napari_diffseg.core.export import REPORT, check_outputs, output_paths, report_path, save_result
+from napari_diffseg.core.export import check_outputs, output_paths, report_path, save_result
 from napari_diffseg.core.geometry import find_z_range
 from napari_diffseg.core.levels import MapKind
 from napari_diffseg.core.params import SegmentParams
 from napari_diffseg.core.record import ResultRecord
-from napari_diffseg.core.report import save_report
+from napari_diffseg.core.report import make_report
 from napari_diffseg.core.run import run_case
 
 
@@ -88,7 +88,12 @@ def segment_to_files(
         consensus=options.consensus,
         z_range=z_range,
     )
-    paths = save_result(folder, case, run.ensemble, record, samples=options.save_samples)
-    if options.report:
-        paths[REPORT] = save_report(report, case, run.ensemble, record)
+    paths = save_result(
+        folder,
+        case,
+        run.ensemble,
+        record,
+        samples=options.save_samples,
+        report=make_report(case, run.ensemble, record) if options.report else None,
+    )
     return record, paths
