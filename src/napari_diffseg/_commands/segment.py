@@ -178,12 +178,19 @@ def _run_segment(arguments: argparse.Namespace) -> int:
     def work(files: CaseFiles, title: str) -> tuple[ResultRecord, dict[str, Path], set[Path]]:
         earlier = find_earlier(arguments.out, files.name)
         with ProgressLine(title) as line:
-            record, paths = segment_to_files(files, model, options, arguments.out, line.update)
+            record, paths = segment_to_files(
+                files,
+                model,
+                options,
+                arguments.out,
+                on_event=line.update,
+                on_note=lambda note: line.tell(f"{title} note: {note}"),
+            )
         return record, paths, earlier - {*paths.values()}
 
     def tell(result: tuple[ResultRecord, dict[str, Path], set[Path]], title: str) -> None:
         record, paths, left_over = result
-        for note in (*record.case.notes, *record.run.messages):
+        for note in record.run.messages:
             report(f"{title} note: {note}")
         if record.verdict is not None and record.verdict.is_warning:
             report(f"{title} note: {record.verdict.text}")

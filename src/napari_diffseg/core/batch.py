@@ -19,6 +19,7 @@ from napari_diffseg.core.params import SegmentParams
 from napari_diffseg.core.record import ResultRecord
 from napari_diffseg.core.report import make_report
 from napari_diffseg.core.run import run_case
+from napari_diffseg.core.scan_notes import find_scan_notes
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,18 @@ def segment_to_files(
     options: BatchOptions,
     folder: Path,
     on_event: Callable[[Event], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> tuple[ResultRecord, dict[str, Path]]:
     """Load a case, draw its ensemble and save the result into `folder`.
+
+    Parameters
+    ----------
+    files, model, options, folder
+        What to segment, with what, how, and where the result goes.
+    on_event
+        Called with every event of the run.
+    on_note
+        Called, before anything is drawn, with each note about the images that may harm the result.
 
     Returns
     -------
@@ -74,6 +85,9 @@ def segment_to_files(
     report = report_path(folder, files.name)
     check_outputs([*outputs.values(), report], files)
     case = load_case(files)
+    if on_note is not None:
+        for note in find_scan_notes(case):
+            on_note(note)
     z_range = None if options.slices is None else find_z_range(case.geometry, *options.slices)
     params = replace(options.params, z_range=z_range)
     run = run_case(case, model, params, on_event=on_event)
