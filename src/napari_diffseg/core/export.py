@@ -55,9 +55,27 @@ def report_path(folder: Path, case_name: str) -> Path:
 
 
 def find_earlier(folder: Path, case_name: str) -> set[Path]:
-    """Return the samples and the report that are there of a case, from an earlier run."""
-    samples = output_paths(folder, case_name, samples=True)[SAMPLES]
-    return {path for path in (samples, report_path(folder, case_name)) if path.exists()}
+    """Return samples, report and edited mask that are there of a case, from an earlier run."""
+    paths = output_paths(folder, case_name, samples=True, edited=True)
+    optional = (paths[SAMPLES], paths[EDITED], report_path(folder, case_name))
+    return {path for path in optional if path.exists()}
+
+
+def check_not_edited(folder: Path, case_name: str) -> None:
+    """Make sure that no result is replaced whose mask somebody has edited by hand.
+
+    Raises
+    ------
+    DiffsegError
+        There is such a mask.
+    """
+    path = output_paths(folder, case_name, edited=True)[EDITED]
+    if path.exists():
+        raise DiffsegError(
+            f"{path} was edited by hand and belongs to the result that is there. Choose another "
+            "folder, or ask for the result to be replaced (--overwrite): the edited mask stays, "
+            "but the new result does not know of it."
+        )
 
 
 def check_outputs(outputs: Iterable[Path], files: CaseFiles) -> None:
