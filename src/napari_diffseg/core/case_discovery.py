@@ -121,9 +121,15 @@ def _from_folder(folder: Path) -> CaseFiles:
 
 
 def _from_files(given: Sequence[Path]) -> CaseFiles:
+    scanned = [
+        file
+        for folder in dict.fromkeys(path.parent for path in given)
+        for file in scan_folder(folder)
+    ]
+    by_path = {file.path: file for file in scanned}
     files = []
     for path in given:
-        file = parse_name(path)
+        file = by_path.get(path) or parse_name(path)
         if file is None:
             raise CaseError(f"{path} has no name of a BraTS file. {EXPECTED_NAMES}")
         files.append(file)
@@ -135,8 +141,7 @@ def _from_files(given: Sequence[Path]) -> CaseFiles:
     known = {file.path for file in files}
     siblings = [
         sibling
-        for folder in dict.fromkeys(path.parent for path in given)
-        for sibling in scan_folder(folder)
+        for sibling in scanned
         if sibling.group == files[0].group and sibling.path not in known
     ]
     return build_case([*files, *siblings], preferred=known, folder=given[0].parent)
