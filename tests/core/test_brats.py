@@ -13,6 +13,7 @@ import pytest
 from napari_diffseg.core.brats import (
     MODALITIES,
     Case,
+    CaseFiles,
     discover_case,
     discover_cases,
     is_brats_path,
@@ -20,6 +21,7 @@ from napari_diffseg.core.brats import (
     whole_tumour,
 )
 from napari_diffseg.core.errors import CaseError
+from napari_diffseg.core.inputs import expand_inputs
 from napari_diffseg.core.preprocessing import PreprocessingConfig, prepare_case
 from napari_diffseg.core.scan_notes import find_scan_notes
 from napari_diffseg.core.volume import save_on_source_grid, to_source_grid
@@ -565,6 +567,32 @@ def test_cases_in_one_flat_folder_and_slices_are_found(tmp_path: Path) -> None:
         "brats_train_001_081",
     ]
     assert discover_cases(tmp_path / "flat" / "..")[0].name == "a"
+
+
+def test_folders_of_one_name_are_told_apart_by_those_around_them(tmp_path: Path) -> None:
+    names = {role: name[1:] for role, name in NAMES_2017.items()}
+    for folder in ("sub-01/ses-1/anat", "sub-01/ses-2/anat", "sub-02/ses-1/anat", "sub-03/scan"):
+        write_case(tmp_path / folder, "", names)
+
+    assert [case.name for case in discover_cases(tmp_path)] == [
+        "sub-01_ses-1_anat",
+        "sub-01_ses-2_anat",
+        "sub-02_ses-1_anat",
+        "scan",
+    ]
+    assert [case.name for case in discover_cases(tmp_path / "sub-01")] == [
+        "ses-1_anat",
+        "ses-2_anat",
+    ]
+    # Alone it has no need of a longer name.
+    assert discover_case(tmp_path / "sub-02").name == "anat"
+    # Named one by one on a command line they are a cohort, too; the same one twice is one.
+    given = [tmp_path / "sub-01" / "ses-1", tmp_path / "sub-01", tmp_path / "sub-02"]
+    assert [case.name for case in expand_inputs(given) if isinstance(case, CaseFiles)] == [
+        "sub-01_ses-1_anat",
+        "sub-01_ses-2_anat",
+        "sub-02_ses-1_anat",
+    ]
 
 
 def test_an_incomplete_case_of_many_is_listed_with_its_problem(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_diffseg.core.brats import Case, load_case
+from napari_diffseg.core.brats import Case, discover_cases, load_case
 from napari_diffseg.core.describe import describe_result
 from napari_diffseg.core.ensemble import Ensemble
 from napari_diffseg.core.errors import DiffsegError
@@ -65,6 +65,19 @@ def saved(tmp_path: Path, case: Case, ensemble: Ensemble, record: ResultRecord) 
 def edit(path: Path, **changes: object) -> None:
     values = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**values, **changes}), encoding="utf-8")
+
+
+def test_a_result_that_was_named_by_several_folders_finds_its_scan(
+    tmp_path: Path, ensemble: Ensemble
+) -> None:
+    names = {role: name[1:] for role, name in NAMES_2017.items()}
+    for subject in ("sub-01", "sub-02"):
+        write_case(tmp_path / "in" / subject / "anat", "", names)
+    case = load_case(discover_cases(tmp_path / "in")[1])
+    saved = save_result(tmp_path / "out", case, ensemble, describe_result(case, ensemble, RUN))
+    result = load_result(saved["diffseg"])
+    assert result.case.name == "sub-02_anat"
+    assert result.case.files == case.files
 
 
 def test_members_come_back_bit_by_bit(

@@ -26,7 +26,8 @@ _DEFAULTS = SegmentParams()
 
 EPILOG = """\
 A CASE is a folder, any file of a case, or a folder that holds several cases. Names of BraTS 2017
-to 2023, of BIDS, of the Medical Segmentation Decathlon and of single slices are known.
+to 2023, of BIDS, of the Medical Segmentation Decathlon and of single slices are known. Cases whose
+folders only are called alike (sub-01/anat) are named by the folders around them, too.
 
 For each case DIR gets, on the grid of its own files:
   CASE_mask.nii.gz      whole tumour, where the mean is above the threshold (or --consensus)

@@ -12,13 +12,14 @@ import math
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_diffseg.core.brats import Case, CaseFiles, discover_case, load_case
+from napari_diffseg.core.case_discovery import folder_names
 from napari_diffseg.core.ensemble import Ensemble
 from napari_diffseg.core.errors import CaseError, DiffsegError, ParameterError
 from napari_diffseg.core.record import RECORD_SCHEMA_VERSION, ResultRecord, SliceRanges
@@ -159,6 +160,8 @@ def _find_files(path: Path, record: ResultRecord, folder: Path | None) -> CaseFi
             found = discover_case([place / name for name in names if (place / name).is_file()])
         if found.name == record.case.name:
             return found
+        if record.case.name in folder_names(found):  # one of many whose folders are called alike
+            return replace(found, name=record.case.name)
     raise CaseError(
         f"The images of {record.case.name} are neither where they were "
         f"({_image_folder(record)}) nor beside {path}. Put them there, or open the case first "
