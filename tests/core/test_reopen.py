@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_diffseg.core.brats import Case, discover_cases, load_case
+from napari_diffseg.core import reopen
+from napari_diffseg.core.brats import Case, CaseFiles, discover_cases, load_case
 from napari_diffseg.core.describe import describe_result
 from napari_diffseg.core.ensemble import Ensemble
 from napari_diffseg.core.errors import DiffsegError
@@ -160,6 +161,30 @@ def test_samples_of_another_run_are_refused(
     )
     with pytest.raises(DiffsegError, match="does not hold the 3 samples"):
         load_result(saved)
+
+
+@pytest.mark.parametrize("samples", [True, False])
+def test_a_result_that_is_replaced_while_it_is_read_is_read_again(
+    saved: Path,
+    case: Case,
+    ensemble: Ensemble,
+    monkeypatch: pytest.MonkeyPatch,
+    samples: bool,
+) -> None:
+    """The queue of the dock saves a case anew after each of its members."""
+    more = Ensemble.from_arrays(np.concatenate([ensemble.members_uint8()] * 2))
+
+    def load_slowly(files: CaseFiles) -> Case:
+        save_result(saved.parent, case, more, describe_result(case, more, RUN), samples=samples)
+        return load_case(files)
+
+    if not samples:
+        (saved.parent / "Case_1_samples.nii.gz").unlink()
+    monkeypatch.setattr(reopen, "load_case", load_slowly)
+    result = load_result(saved)
+    assert result.record.maps.n_members == 6
+    found = result.ensemble
+    assert (found.n_members if found is not None else len(result.maps)) == (6 if samples else 3)
 
 
 def test_a_damaged_sample_file_is_named(saved: Path) -> None:

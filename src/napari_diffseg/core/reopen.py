@@ -2,7 +2,7 @@
 
 The scan is looked for where it was, beside the JSON, and in a folder that the caller names; it
 counts as the same only if its grid is the recorded one. Members count only if they give the very
-volume that was recorded.
+volume that was recorded. A result that another run replaces while it is read is read once more.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -36,6 +37,7 @@ MAPS = ("mask", "mean", "variance")
 EDITED = "edited"
 _MAX_BYTES = 50_000_000  # a record is some 100 kB
 _TOLERANCE_MM = 1e-3
+_SETTLING_S = 0.3  # all files of a result are moved into their place within that
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +101,20 @@ def load_result(
     record, names = read_record(path)
     files = _find_files(path, record, folder)
     case = next((case for case in known if case.files == files), None) or load_case(files)
+    try:
+        return _load_files(path, record, names, case)
+    except DiffsegError:  # another run may just have replaced the result
+        time.sleep(_SETTLING_S)
+        newer, names = read_record(path)
+        if newer == record:
+            raise
+    return _load_files(path, newer, names, case)
+
+
+def _load_files(
+    path: Path, record: ResultRecord, names: Mapping[str, str], case: Case
+) -> SavedResult:
+    """Load what was saved beside a record."""
     _check_grid(path, record, case.geometry)
     edited = None
     if record.edited is not None and EDITED in names:
@@ -279,14 +295,18 @@ def _check_members(
 def _check_maps(
     path: Path, record: ResultRecord, maps: Mapping[str, NDArray[Any]], geometry: Geometry
 ) -> None:
-    mask_ml = np.count_nonzero(maps["mask"]) * geometry.voxel_volume_ml
-    same = math.isclose(mask_ml, record.volume.mask_ml, rel_tol=1e-6, abs_tol=1e-9)
+    same = _has_recorded_volume(maps["mask"], record, geometry)
     for name, highest in (("mean", 1.0), ("variance", 0.25)):
         same &= bool(maps[name].min() >= 0 and maps[name].max() <= highest + 1e-6)
     if not same:
         raise DiffsegError(
             f"The maps beside {path} are not those that it tells of: their values differ."
         )
+
+
+def _has_recorded_volume(mask: NDArray[Any], record: ResultRecord, geometry: Geometry) -> bool:
+    mask_ml = np.count_nonzero(mask) * geometry.voxel_volume_ml
+    return math.isclose(mask_ml, record.volume.mask_ml, rel_tol=1e-6, abs_tol=1e-9)
 
 
 def _load_map(
