@@ -18,7 +18,7 @@ from napari_diffseg.core.ensemble import Ensemble
 from napari_diffseg.core.errors import DiffsegError
 from napari_diffseg.core.export import save_result
 from napari_diffseg.core.record import ModelRecord, ResultRecord, RunRecord
-from napari_diffseg.core.reopen import is_result_path, load_result
+from napari_diffseg.core.reopen import is_result_path, load_result, load_saved_mask
 from tests.core.case_files import NAMES_2017, write_case
 
 RUN = RunRecord(
@@ -185,6 +185,17 @@ def test_a_result_that_is_replaced_while_it_is_read_is_read_again(
     assert result.record.maps.n_members == 6
     found = result.ensemble
     assert (found.n_members if found is not None else len(result.maps)) == (6 if samples else 3)
+
+
+def test_the_mask_can_be_had_as_it_was_saved(
+    saved: Path, case: Case, ensemble: Ensemble, record: ResultRecord, tmp_path: Path
+) -> None:
+    result = load_result(saved)
+    np.testing.assert_array_equal(load_saved_mask(result), ensemble.wt_mask(0.4, 2))
+    other = Ensemble.from_arrays(255 - ensemble.members_uint8(), ensemble.sampled)
+    shutil.copy(save_result(tmp_path / "other", case, other, record)["mask"], saved.parent)
+    with pytest.raises(DiffsegError, match="its volume differs"):
+        load_saved_mask(result)
 
 
 def test_a_damaged_sample_file_is_named(saved: Path) -> None:

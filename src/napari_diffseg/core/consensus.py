@@ -146,6 +146,14 @@ def compute_staple(votes: Votes) -> Staple:
     return Staple(votes.members, votes.z_indices, corner, probability)
 
 
+def restore_staple(mask: NDArray[np.bool_]) -> Staple:
+    """Return an estimate that gives a (Z, Y, X) mask of before again, whatever the threshold."""
+    union: NDArray[np.bool_] = np.any(mask, axis=(0,))
+    y, x = find_box(union) or (slice(0, 0), slice(0, 0))
+    probability = mask[:, y, x].astype(np.float32)
+    return Staple((), np.arange(len(mask)), (y.start, x.start), probability)
+
+
 def decide(
     ensemble: Ensemble,
     kind: ConsensusKind = "mean",

@@ -111,6 +111,24 @@ def load_result(
     return _load_files(path, newer, names, case)
 
 
+def load_saved_mask(saved: SavedResult) -> NDArray[np.bool_]:
+    """Load the (Z, Y, X) mask as it was saved, also where there are members to make it of.
+
+    Raises
+    ------
+    DiffsegError
+        It cannot be read, or is not the one that the record tells of.
+    """
+    _, names = read_record(saved.path)
+    geometry = saved.case.geometry
+    mask: NDArray[np.bool_] = _load_map(saved.path, names, "mask", geometry) > 0
+    if not _has_recorded_volume(mask, saved.record, geometry):
+        raise DiffsegError(
+            f"The mask beside {saved.path} is not the one that it tells of: its volume differs."
+        )
+    return mask
+
+
 def _load_files(
     path: Path, record: ResultRecord, names: Mapping[str, str], case: Case
 ) -> SavedResult:
