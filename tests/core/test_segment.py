@@ -310,6 +310,19 @@ def test_memory_that_never_suffices_fails_in_the_end(
     assert isinstance(events[-1], Failed)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
+        ("CUDA out of memory.", True),
+        ("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED", False),
+    ],
+)
+def test_libraries_of_cuda_have_words_of_their_own_for_no_memory(text: str, expected: bool) -> None:
+    assert segment_module.is_out_of_memory(RuntimeError(text)) is expected
+
+
 def test_an_accelerator_falls_back_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     error = torch.OutOfMemoryError("out of memory")
     device, size, message = segment_module._downgrade(error, torch.device("mps"), 1)

@@ -269,7 +269,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     text = str(error).lower()
-    hints = ("out of memory", "can't allocate memory", "not enough memory")
+    hints = (
+        "out of memory",
+        "can't allocate memory",
+        "not enough memory",
+        "alloc_failed",  # CUBLAS_STATUS_ALLOC_FAILED, CUDNN_STATUS_ALLOC_FAILED
+    )
     return any(hint in text for hint in hints)
 
 
