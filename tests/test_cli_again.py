@@ -5,11 +5,14 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from napari_diffseg.cli import main
 from napari_diffseg.core import batch
 from napari_diffseg.core.checkpoint import save_checkpoint
+from napari_diffseg.core.convergence import compute_convergence
 from tests.models import tiny_model
 from tests.test_cli import read_json, write_synthetic
 
@@ -121,6 +124,28 @@ def test_fewer_samples_that_were_stable_are_done_by_the_same_tolerance(run, case
     assert run("--samples", 6, "--until-stable", 0.95, "--skip-done") == (0, [])
     assert run("--samples", 4, "--until-stable", 0, "--skip-done") == (0, cases)
     assert run("--samples", 4, "--until-stable", 0, "--skip-done") == (0, [])  # never stable
+
+
+@pytest.mark.parametrize(
+    ("options", "watched"),
+    [
+        (("--threshold", 0.3, "--of", "masks"), (0.3, "masks")),
+        (("--threshold", 0.3, "--consensus", "majority"), (0.5, "masks")),
+        (("--consensus", "closest"), (0.5, "masks")),
+        ((), (0.5, "probabilities")),
+    ],
+    ids=str,
+)
+def test_the_mask_that_is_saved_has_to_be_stable(
+    run, cases, tmp_path: Path, options, watched
+) -> None:
+    run("--samples", 4, "--until-stable", 0.9, "--save-samples", *options)
+    record = read_json(tmp_path / "out" / "Case_1_diffseg.json")
+    stopping = record["run"]["stopping"]
+    assert (stopping["threshold"], stopping["of"]) == watched
+    members = nib.load(tmp_path / "out" / "Case_1_samples.nii.gz").dataobj.get_unscaled()
+    additions = compute_convergence(np.moveaxis(members, (3, 2), (0, 1)), *watched)
+    assert stopping["dice"] == pytest.approx(min(each.dice for each in additions[-2:]))
 
 
 def test_a_result_with_an_edited_mask_is_not_replaced_unasked(

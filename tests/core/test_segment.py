@@ -418,6 +418,31 @@ def test_stable_run_stops_early_and_its_members_are_the_same(model: Any) -> None
         np.testing.assert_array_equal(value, whole[key])
 
 
+@pytest.mark.parametrize(("threshold", "of"), [(0.9, "probabilities"), (0.3, "masks")])
+def test_the_mask_that_has_to_be_stable_is_the_one_that_is_watched(
+    model: Any, threshold: float, of: Any
+) -> None:
+    members = samples(drain(segment(CASE, model, replace(PARAMS, n_samples=8))))
+    stacked = np.stack([[members[m, z] for z in range(4, 8)] for m in range(8)])
+    dices = [addition.dice for addition in compute_convergence(stacked, threshold, of)]
+    others = [addition.dice for addition in compute_convergence(stacked)]
+
+    def find_enough(dices: list[float], tolerance: float) -> int:
+        return next(n for n in range(3, 9) if n == 8 or is_stable(dices[: n - 1], tolerance))
+
+    # A tolerance by which this mask needs another number of members than the usual one.
+    tolerance = next(
+        1 - dice
+        for dice in sorted({*dices, *others})
+        if find_enough(dices, 1 - dice) != find_enough(others, 1 - dice)
+    )
+    params = replace(
+        PARAMS, n_samples=8, tolerance=tolerance, watched_threshold=threshold, watched_of=of
+    )
+    found = samples(drain(segment(CASE, model, params)))
+    assert {member for member, _ in found} == set(range(find_enough(dices, tolerance)))
+
+
 def test_a_run_that_is_never_stable_draws_all_and_does_not_claim_to_be(model: Any) -> None:
     events = drain(segment(CASE, model, replace(PARAMS, n_samples=5, tolerance=0.0)))
     assert not any(isinstance(event, Converged) for event in events)

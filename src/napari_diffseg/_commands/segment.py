@@ -61,7 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="TOL",
         help="draw fewer than N samples when the last two have changed the mask by no more than "
-        "this, as 1 - Dice, for example 0.005",
+        "this, as 1 - Dice, for example 0.005 (with --consensus staple or closest: the majority's "
+        "mask)",
     )
     parser.add_argument(
         "--steps", type=int, metavar="K", help="sampling steps (default: as the model recommends)"

@@ -8,7 +8,13 @@ from pathlib import Path
 
 from napari_diffseg.core.brats import Case, CaseFiles, load_case
 from napari_diffseg.core.checkpoint import LoadedModel
-from napari_diffseg.core.consensus import STAPLE_ADVICE, USES_THRESHOLD, ConsensusKind, has_staple
+from napari_diffseg.core.consensus import (
+    STAPLE_ADVICE,
+    USES_THRESHOLD,
+    ConsensusKind,
+    find_watched,
+    has_staple,
+)
 from napari_diffseg.core.describe import describe_model, describe_result, describe_run
 from napari_diffseg.core.errors import DiffsegError, ParameterError
 from napari_diffseg.core.events import Event
@@ -52,6 +58,12 @@ class BatchOptions:
     """Whether a report is written."""
     overwrite: bool = False
     """Whether a result is replaced whose mask was edited by hand."""
+
+    @property
+    def full_params(self) -> SegmentParams:
+        """The parameters, which watch the mask that is saved."""
+        threshold, of = find_watched(self.consensus, self.threshold, self.of)
+        return replace(self.params, watched_threshold=threshold, watched_of=of)
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.threshold < 1.0:
@@ -103,7 +115,7 @@ def segment_to_files(
         for note in find_scan_notes(case):
             on_note(note)
     z_range = _find_z_range(case, options)
-    params = replace(options.params, z_range=z_range)
+    params = replace(options.full_params, z_range=z_range)
     run = run_case(case, model, params, on_event=on_event)
     record = describe_result(
         case,
@@ -164,7 +176,7 @@ def _find_z_range(case: Case, options: BatchOptions) -> tuple[int, int] | None:
 
 
 def _has_enough(record: ResultRecord, model: LoadedModel, options: BatchOptions) -> bool:
-    params, stopping = options.params, record.run.stopping
+    params, stopping = options.full_params, record.run.stopping
     n_members = count_drawn(record, find_wanted_key(params, model))
     if n_members >= params.n_samples:
         return True
@@ -173,6 +185,7 @@ def _has_enough(record: ResultRecord, model: LoadedModel, options: BatchOptions)
         and stopping is not None
         and stopping.stable_with is not None
         and stopping.tolerance <= params.tolerance
+        and (stopping.threshold, stopping.of) == (params.watched_threshold, params.watched_of)
         and 0 < stopping.stable_with <= n_members
     )
 

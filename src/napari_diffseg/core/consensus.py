@@ -102,6 +102,15 @@ class Decision:
             ensemble.update_slice(z, mask=mask, threshold=0.5, k=self.k, of="masks")
 
 
+def find_watched(kind: ConsensusKind, threshold: float, of: MapKind) -> tuple[float, MapKind]:
+    """Return threshold and kind of the mean whose mask tells whether this rule's mask is stable.
+
+    For mean and majority it is their own mask. STAPLE's and the closest member's cannot be had
+    sample by sample: the majority's stands for them.
+    """
+    return (threshold, of) if kind == "mean" else (0.5, "masks")
+
+
 def has_staple() -> bool:
     """Whether SimpleITK is there, without importing it."""
     return find_spec("SimpleITK") is not None

@@ -135,7 +135,7 @@ def _segment(
     )
     missing = {member: len(order) for member in params.members}
     rows = {int(z): row for row, z in enumerate(prepared.z_indices)}
-    watch = StabilityWatch(order, params.tolerance)
+    watch = StabilityWatch(order, params.tolerance, params.watched_threshold, params.watched_of)
     for jobs in rounds:
         while jobs:
             batch = _take_batch(jobs, batch_size)
