@@ -273,4 +273,7 @@ def test_disk_that_is_full_while_slices_are_written(tmp_path: Path, monkeypatch,
 def test_results_are_found_by_their_own_names_only(tmp_path: Path) -> None:
     for name in ("Case_1_samples.nii.gz", "Case_11_report.html", "Case_1_edited.nii.gz"):
         (tmp_path / name).touch()
-    assert export.find_earlier(tmp_path, "Case_1") == {tmp_path / "Case_1_samples.nii.gz"}
+    assert export.find_earlier(tmp_path, "Case_1") == {
+        tmp_path / "Case_1_samples.nii.gz",
+        tmp_path / "Case_1_edited.nii.gz",
+    }

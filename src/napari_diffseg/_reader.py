@@ -21,12 +21,15 @@ from napari_diffseg._layers import (
     make_result_layers,
 )
 from napari_diffseg.core.brats import MODALITIES, discover_case, is_brats_path, load_case
-from napari_diffseg.core.consensus import decide, make_mask
+from napari_diffseg.core.consensus import Decision, decide, make_mask, restore_staple
+from napari_diffseg.core.errors import ParameterError
 from napari_diffseg.core.overlaps import Overlaps
-from napari_diffseg.core.reopen import is_result_path, load_result
+from napari_diffseg.core.reopen import is_result_path, load_result, load_saved_mask
 
 if TYPE_CHECKING:
     from napari_diffseg.core.brats import Case, CaseFiles
+    from napari_diffseg.core.ensemble import Ensemble
+    from napari_diffseg.core.reopen import SavedResult
 
 PathOrPaths = str | Path | Sequence[str | Path]
 
@@ -67,17 +70,21 @@ def read_result(path: PathOrPaths) -> list[Any]:
         See `core.reopen.load_result`.
     """
     from napari import current_viewer
+    from napari.utils.notifications import show_warning
 
     viewer = current_viewer()
     known = [] if viewer is None else find_cases(viewer.layers)
-    return load_result_layers(str(path), known)
+    layers = load_result_layers(str(path), known)
+    if note := layers[-1][1]["metadata"][TAG]["note"]:
+        show_warning(note)
+    return layers
 
 
 def load_result_layers(path: str, known: Sequence[Case]) -> list[LayerData]:
     """Load a result as layers; the mask, which is the last, carries what the dock needs."""
     saved = load_result(path, known=known)
     record, case, ensemble = saved.record, saved.case, saved.ensemble
-    maps = record.maps
+    maps, decision, note = record.maps, Decision(), ""
     if ensemble is None:
         samples = None
         mean, variance = saved.maps["mean"], saved.maps["variance"]
@@ -88,9 +95,7 @@ def load_result_layers(path: str, known: Sequence[Case]) -> list[LayerData]:
         mean = ensemble.mean_map(maps.n_members, maps.of)
         variance = ensemble.variance_map(maps.n_members, maps.of)
         disagreement = ensemble.disagreement_map(maps.n_members, maps.of)
-        decision = decide(
-            ensemble, maps.consensus, threshold=maps.threshold, k=maps.n_members, of=maps.of
-        )
+        decision, note = _decide(saved, ensemble)
         mask = make_mask(ensemble, decision).view(np.uint8)
     details = {
         "model": record.run.model.file,
@@ -115,12 +120,29 @@ def load_result_layers(path: str, known: Sequence[Case]) -> list[LayerData]:
     if disagreement is None:
         del shown["disagreement"]
     shown["mask"][1]["metadata"][TAG].update(
-        saved=saved, overlaps=None if ensemble is None else Overlaps.of_ensemble(ensemble)
+        saved=saved,
+        overlaps=None if ensemble is None else Overlaps.of_ensemble(ensemble),
+        staple=decision.staple,
+        note=note,
     )
     layers = [*shown.values()]
     if saved.edited is not None and record.edited is not None:
         layers.insert(-1, make_edited_layer(case, record.edited.run, saved.edited.view(np.uint8)))
     return layers if case in known else [*make_case_layers(case), *layers]
+
+
+def _decide(saved: SavedResult, ensemble: Ensemble) -> tuple[Decision, str]:
+    """Return the rule that makes the mask, and what the user should know of it.
+
+    Where STAPLE cannot be computed its mask is taken as it was saved.
+    """
+    maps, k = saved.record.maps, saved.record.maps.n_members
+    try:
+        return decide(ensemble, maps.consensus, threshold=maps.threshold, k=k, of=maps.of), ""
+    except ParameterError as error:
+        staple = restore_staple(load_saved_mask(saved))
+        decision = Decision(maps.consensus, maps.threshold, k, maps.of, staple=staple)
+        return decision, f"{error} The mask is shown as it was saved."
 
 
 def load_layers(path: PathOrPaths | CaseFiles) -> list[LayerData]:

@@ -55,6 +55,12 @@ class ProgressLine:
         if time.monotonic() - self._drawn_at > _REDRAW_S:
             self._draw()
 
+    def tell(self, text: str) -> None:
+        """Write a line that stays, above the one that is redrawn."""
+        self._stream.write(f"{_CLEAR if self._on_terminal else ''}{text}\n")
+        self._stream.flush()
+        self._draw()
+
     def _draw(self) -> None:
         if not self._on_terminal:
             return

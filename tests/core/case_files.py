@@ -12,6 +12,13 @@ import numpy as np
 BRATS_AFFINE = np.array([[-1, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]], float)
 SHAPE = (6, 5, 4)
 NAMES_2017 = {"t1": "_t1", "t1ce": "_t1ce", "t2": "_t2", "flair": "_flair", "seg": "_seg"}
+NAMES_BIDS = {
+    "t1": "_acq-mprage_T1w",
+    "t1ce": "_ce-gadolinium_T1w",
+    "t2": "_T2w",
+    "flair": "_FLAIR",
+    "seg": "_seg",
+}
 NAMES_2023 = {"t1": "-t1n", "t1ce": "-t1c", "t2": "-t2w", "flair": "-t2f", "seg": "-seg"}
 
 

@@ -13,6 +13,7 @@ import pytest
 from napari_diffseg.core.brats import (
     MODALITIES,
     Case,
+    CaseFiles,
     discover_case,
     discover_cases,
     is_brats_path,
@@ -20,6 +21,7 @@ from napari_diffseg.core.brats import (
 )
 from napari_diffseg.core.describe import describe_case
 from napari_diffseg.core.errors import CaseError
+from napari_diffseg.core.inputs import expand_inputs
 from napari_diffseg.core.preprocessing import PreprocessingConfig, prepare_case
 from napari_diffseg.core.scan_notes import find_scan_notes
 from napari_diffseg.core.volume import save_on_source_grid, to_source_grid
@@ -27,6 +29,7 @@ from tests.core.case_files import (
     BRATS_AFFINE,
     NAMES_2017,
     NAMES_2023,
+    NAMES_BIDS,
     SHAPE,
     make_images,
     write_case,
@@ -473,6 +476,77 @@ def test_a_volume_with_the_name_of_a_slice_is_explained(tmp_path: Path) -> None:
         load_case(tmp_path)
 
 
+# --- BIDS, and labels of other names ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("stem", ["sub-01", "sub-01_ses-2"])
+@pytest.mark.parametrize("opened", ["", *NAMES_BIDS.values()])
+def test_names_of_bids_are_known(tmp_path: Path, stem: str, opened: str) -> None:
+    images = make_images()
+    folder = write_case(tmp_path / "anat", stem, NAMES_BIDS, images=images)
+    files = discover_case(folder / f"{stem}{opened}.nii.gz" if opened else folder)
+    assert (files.name, files.family) == (stem, "bids")
+    for role in MODALITIES:
+        assert files.modalities[role] == folder / f"{stem}{NAMES_BIDS[role]}.nii.gz"
+    assert files.label == folder / f"{stem}_seg.nii.gz"
+
+
+def test_bids_names_without_a_subject_are_those_of_their_folder(tmp_path: Path) -> None:
+    names = {role: name[1:] for role, name in NAMES_BIDS.items()}
+    files = discover_case(write_case(tmp_path / "patient 7", "", names))
+    assert files.name == "patient 7"
+    assert files.modalities["t1ce"].name == "ce-gadolinium_T1w.nii.gz"
+    assert files.modalities["t1"].name == "acq-mprage_T1w.nii.gz"
+
+
+def test_two_acquisitions_of_bids_are_two_candidates(tmp_path: Path) -> None:
+    folder = write_case(tmp_path, "sub-01", NAMES_BIDS)
+    shutil.copy(folder / "sub-01_T2w.nii.gz", folder / "sub-01_acq-tse_T2w.nii.gz")
+    with pytest.raises(CaseError, match="2 files for t2"):
+        discover_case(folder)
+    chosen = discover_case(folder / "sub-01_acq-tse_T2w.nii.gz")
+    assert chosen.modalities["t2"] == folder / "sub-01_acq-tse_T2w.nii.gz"
+
+
+def test_segm_is_a_label(tmp_path: Path) -> None:
+    names = {**NAMES_2017, "t1ce": "_T1GD", "seg": "_segm"}
+    folder = write_case(tmp_path, "UPENN-GBM-00001_11", names)
+    assert discover_case(folder).label == folder / "UPENN-GBM-00001_11_segm.nii.gz"
+
+
+@pytest.mark.parametrize("opened", [".", "BraTS20_Training_355_t1.nii", "W39_1998.09.19_Segm.nii"])
+def test_the_oddly_named_label_of_brats_2020_belongs_to_its_case(
+    tmp_path: Path, opened: str
+) -> None:
+    folder = write_case(tmp_path / "355", "BraTS20_Training_355", suffix=".nii")
+    odd = folder / "W39_1998.09.19_Segm.nii"
+    (folder / "BraTS20_Training_355_seg.nii").rename(odd)
+    files = discover_case(folder / opened)
+    assert (files.name, files.label) == ("BraTS20_Training_355", odd)
+    assert load_case(files).wt_truth is not None
+    assert [case.label for case in discover_cases(tmp_path)] == [odd]
+
+
+def test_a_lone_label_is_left_alone_where_it_is_not_clear_whose_it_is(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_case(tmp_path / "two", name)
+        (tmp_path / "two" / f"{name}_seg.nii.gz").unlink()
+    (tmp_path / "two" / "odd_segm.nii.gz").touch()
+    labelled = write_case(tmp_path / "labelled", "a")
+    (labelled / "odd_segm.nii.gz").touch()
+    several = write_case(tmp_path / "several", "a")
+    (several / "a_seg.nii.gz").unlink()
+    for name in ("odd_segm.nii.gz", "even_segm.nii.gz"):
+        (several / name).touch()
+    predicted = write_case(tmp_path / "predicted", "a")
+    (predicted / "a_seg.nii.gz").rename(predicted / "prediction_seg.nii.gz")
+
+    assert [case.label for case in discover_cases(tmp_path / "two")] == [None, None]
+    assert discover_case(labelled).label == labelled / "a_seg.nii.gz"
+    assert discover_case(several).label is None
+    assert discover_case(predicted).label is None
+
+
 # --- many cases ---------------------------------------------------------------------------------
 
 
@@ -522,6 +596,32 @@ def test_cases_in_one_flat_folder_and_slices_are_found(tmp_path: Path) -> None:
         "brats_train_001_081",
     ]
     assert discover_cases(tmp_path / "flat" / "..")[0].name == "a"
+
+
+def test_folders_of_one_name_are_told_apart_by_those_around_them(tmp_path: Path) -> None:
+    names = {role: name[1:] for role, name in NAMES_2017.items()}
+    for folder in ("sub-01/ses-1/anat", "sub-01/ses-2/anat", "sub-02/ses-1/anat", "sub-03/scan"):
+        write_case(tmp_path / folder, "", names)
+
+    assert [case.name for case in discover_cases(tmp_path)] == [
+        "sub-01_ses-1_anat",
+        "sub-01_ses-2_anat",
+        "sub-02_ses-1_anat",
+        "scan",
+    ]
+    assert [case.name for case in discover_cases(tmp_path / "sub-01")] == [
+        "ses-1_anat",
+        "ses-2_anat",
+    ]
+    # Alone it has no need of a longer name.
+    assert discover_case(tmp_path / "sub-02").name == "anat"
+    # Named one by one on a command line they are a cohort, too; the same one twice is one.
+    given = [tmp_path / "sub-01" / "ses-1", tmp_path / "sub-01", tmp_path / "sub-02"]
+    assert [case.name for case in expand_inputs(given) if isinstance(case, CaseFiles)] == [
+        "sub-01_ses-1_anat",
+        "sub-01_ses-2_anat",
+        "sub-02_ses-1_anat",
+    ]
 
 
 def test_an_incomplete_case_of_many_is_listed_with_its_problem(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from napari_diffseg.core import export
+from napari_diffseg.core import export, moves
 from napari_diffseg.core.brats import Case, CaseFiles
 from napari_diffseg.core.consensus import ConsensusKind, decide, make_mask
 from napari_diffseg.core.describe import describe_case, describe_result
@@ -258,6 +258,65 @@ def test_failed_export_leaves_the_earlier_one(
         save_result(tmp_path, case, other, record_of(case, other))
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
     assert set(before) == set(paths.values())
+
+
+@pytest.mark.parametrize("reason", [PermissionError(13, "Permission denied"), KeyboardInterrupt()])
+@pytest.mark.parametrize("moment", ["away", "in"])
+def test_a_file_that_cannot_be_moved_leaves_all_of_the_earlier_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: BaseException, moment: str
+) -> None:
+    case, ensemble, other = make_case(), ensemble_of(WHOLE), ensemble_of(HALF)
+    save_result(tmp_path, case, ensemble, record_of(case, ensemble))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    real = Path.rename
+
+    def rename(source: Path, target: Path) -> Path:
+        now = "back" if source.parent.name == "earlier" else "in"
+        now = "away" if target.parent.name == "earlier" else now
+        if source.name == "Case_1_variance.nii.gz" and now == moment:
+            if isinstance(reason, OSError):  # as the system reports it
+                raise type(reason)(*reason.args, str(source), None, str(target))
+            raise reason
+        return real(source, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    monkeypatch.setattr(moves, "_WAITS_S", (0,))
+    told = "Nothing of it was written. Close Case_1_variance.nii.gz in other programs"
+    error, match = (
+        (DiffsegError, told) if isinstance(reason, OSError) else (KeyboardInterrupt, None)
+    )
+    with pytest.raises(error, match=match):
+        save_result(tmp_path, case, other, record_of(case, other))
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_file_that_is_open_for_a_moment_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case, ensemble, other = make_case(), ensemble_of(WHOLE), ensemble_of(HALF)
+    save_result(tmp_path, case, ensemble, record_of(case, ensemble))
+    real, refused = Path.rename, []
+
+    def rename(source: Path, target: Path) -> Path:
+        if source.name == "Case_1_mean.nii.gz" and len(refused) < 2:
+            refused.append(source)
+            raise PermissionError(13, "Permission denied")
+        return real(source, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    monkeypatch.setattr(moves, "_WAITS_S", (0, 0))
+    paths = save_result(tmp_path, case, other, record_of(case, other))
+    assert len(refused) == 2
+    assert nib.load(paths["mask"]).get_fdata().sum() == HALF.sum()
+    assert set(tmp_path.iterdir()) == {*paths.values()}
+
+
+def test_a_page_belongs_to_the_result_and_is_named_by_its_record(tmp_path: Path) -> None:
+    case, ensemble = make_case(), ensemble_of(WHOLE)
+    paths = save_result(tmp_path, case, ensemble, record_of(case, ensemble), report="<p>\udcff</p>")
+    assert paths["report"].read_text(encoding="utf-8") == "<p>\\udcff</p>"
+    named = json.loads(paths["diffseg"].read_text(encoding="utf-8"))["files"]
+    assert named["report"] == "Case_1_report.html"
 
 
 def test_source_files_are_never_overwritten(tmp_path: Path) -> None:

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_diffseg.core.brats import Case, load_case
+from napari_diffseg.core import reopen
+from napari_diffseg.core.brats import Case, CaseFiles, discover_cases, load_case
 from napari_diffseg.core.describe import describe_result
 from napari_diffseg.core.ensemble import Ensemble
 from napari_diffseg.core.errors import DiffsegError
 from napari_diffseg.core.export import save_result
 from napari_diffseg.core.record import ModelRecord, ResultRecord, RunRecord
-from napari_diffseg.core.reopen import is_result_path, load_result
+from napari_diffseg.core.reopen import is_result_path, load_result, load_saved_mask
 from tests.core.case_files import NAMES_2017, write_case
 
 RUN = RunRecord(
@@ -65,6 +66,19 @@ def saved(tmp_path: Path, case: Case, ensemble: Ensemble, record: ResultRecord) 
 def edit(path: Path, **changes: object) -> None:
     values = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({**values, **changes}), encoding="utf-8")
+
+
+def test_a_result_that_was_named_by_several_folders_finds_its_scan(
+    tmp_path: Path, ensemble: Ensemble
+) -> None:
+    names = {role: name[1:] for role, name in NAMES_2017.items()}
+    for subject in ("sub-01", "sub-02"):
+        write_case(tmp_path / "in" / subject / "anat", "", names)
+    case = load_case(discover_cases(tmp_path / "in")[1])
+    saved = save_result(tmp_path / "out", case, ensemble, describe_result(case, ensemble, RUN))
+    result = load_result(saved["diffseg"])
+    assert result.case.name == "sub-02_anat"
+    assert result.case.files == case.files
 
 
 def test_members_come_back_bit_by_bit(
@@ -156,6 +170,41 @@ def test_samples_of_another_run_are_refused(
     )
     with pytest.raises(DiffsegError, match="does not hold the 3 samples"):
         load_result(saved)
+
+
+@pytest.mark.parametrize("samples", [True, False])
+def test_a_result_that_is_replaced_while_it_is_read_is_read_again(
+    saved: Path,
+    case: Case,
+    ensemble: Ensemble,
+    monkeypatch: pytest.MonkeyPatch,
+    samples: bool,
+) -> None:
+    """The queue of the dock saves a case anew after each of its members."""
+    more = Ensemble.from_arrays(np.concatenate([ensemble.members_uint8()] * 2))
+
+    def load_slowly(files: CaseFiles) -> Case:
+        save_result(saved.parent, case, more, describe_result(case, more, RUN), samples=samples)
+        return load_case(files)
+
+    if not samples:
+        (saved.parent / "Case_1_samples.nii.gz").unlink()
+    monkeypatch.setattr(reopen, "load_case", load_slowly)
+    result = load_result(saved)
+    assert result.record.maps.n_members == 6
+    found = result.ensemble
+    assert (found.n_members if found is not None else len(result.maps)) == (6 if samples else 3)
+
+
+def test_the_mask_can_be_had_as_it_was_saved(
+    saved: Path, case: Case, ensemble: Ensemble, record: ResultRecord, tmp_path: Path
+) -> None:
+    result = load_result(saved)
+    np.testing.assert_array_equal(load_saved_mask(result), ensemble.wt_mask(0.4, 2))
+    other = Ensemble.from_arrays(255 - ensemble.members_uint8(), ensemble.sampled)
+    shutil.copy(save_result(tmp_path / "other", case, other, record)["mask"], saved.parent)
+    with pytest.raises(DiffsegError, match="its volume differs"):
+        load_saved_mask(result)
 
 
 def test_a_damaged_sample_file_is_named(saved: Path) -> None:

@@ -310,6 +310,19 @@ def test_memory_that_never_suffices_fails_in_the_end(
     assert isinstance(events[-1], Failed)
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", True),
+        ("CUDA out of memory.", True),
+        ("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED", False),
+    ],
+)
+def test_libraries_of_cuda_have_words_of_their_own_for_no_memory(text: str, expected: bool) -> None:
+    assert segment_module.is_out_of_memory(RuntimeError(text)) is expected
+
+
 def test_an_accelerator_falls_back_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     error = torch.OutOfMemoryError("out of memory")
     device, size, message = segment_module._downgrade(error, torch.device("mps"), 1)
@@ -403,6 +416,31 @@ def test_stable_run_stops_early_and_its_members_are_the_same(model: Any) -> None
     assert set(found) == {(m, z) for m in range(3) for z in range(4, 8)}
     for key, value in found.items():
         np.testing.assert_array_equal(value, whole[key])
+
+
+@pytest.mark.parametrize(("threshold", "of"), [(0.9, "probabilities"), (0.3, "masks")])
+def test_the_mask_that_has_to_be_stable_is_the_one_that_is_watched(
+    model: Any, threshold: float, of: Any
+) -> None:
+    members = samples(drain(segment(CASE, model, replace(PARAMS, n_samples=8))))
+    stacked = np.stack([[members[m, z] for z in range(4, 8)] for m in range(8)])
+    dices = [addition.dice for addition in compute_convergence(stacked, threshold, of)]
+    others = [addition.dice for addition in compute_convergence(stacked)]
+
+    def find_enough(dices: list[float], tolerance: float) -> int:
+        return next(n for n in range(3, 9) if n == 8 or is_stable(dices[: n - 1], tolerance))
+
+    # A tolerance by which this mask needs another number of members than the usual one.
+    tolerance = next(
+        1 - dice
+        for dice in sorted({*dices, *others})
+        if find_enough(dices, 1 - dice) != find_enough(others, 1 - dice)
+    )
+    params = replace(
+        PARAMS, n_samples=8, tolerance=tolerance, watched_threshold=threshold, watched_of=of
+    )
+    found = samples(drain(segment(CASE, model, params)))
+    assert {member for member, _ in found} == set(range(find_enough(dices, tolerance)))
 
 
 def test_a_run_that_is_never_stable_draws_all_and_does_not_claim_to_be(model: Any) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from napari_diffseg._widgets.convergence_panel import ConvergencePanel, describe_convergence
-from napari_diffseg.core.convergence import Addition
+from napari_diffseg.core.convergence import Addition, compute_convergence
 from napari_diffseg.core.metrics import compute_dice
 from tests.plugin.conftest import Desk
 
@@ -35,6 +35,23 @@ def members(make_desk: Callable[..., Desk], case_folder: Path) -> np.ndarray:
     return run.ensemble.members_uint8().copy()
 
 
+def test_the_mask_on_screen_is_the_one_that_has_to_be_stable(
+    make_desk: Callable[..., Desk], case_folder: Path, members: np.ndarray
+) -> None:
+    desk = make_desk()
+    case = desk.open(case_folder)
+    desk.widget.ensemble.threshold.setValue(80)
+    desk.widget.ensemble.kind.setCurrentIndex(desk.widget.ensemble.kind.findData("masks"))
+    stop_when_stable(desk, 20.0, 3)
+    desk.widget.parameters.tolerance.setRange(0, 100)
+    desk.widget.parameters.tolerance.setValue(99)
+    desk.segment()
+    stopping = desk.widget._runner.find_run(case).record.stopping
+    assert (stopping.threshold, stopping.of, stopping.stable_with) == (0.8, "masks", 3)
+    dices = [each.dice for each in compute_convergence(members[:3], 0.8, "masks")]
+    assert stopping.dice == pytest.approx(min(dices))
+
+
 def test_drawing_stops_when_the_mask_is_stable(
     make_desk: Callable[..., Desk], case_folder: Path, members: np.ndarray
 ) -> None:
@@ -53,6 +70,8 @@ def test_drawing_stops_when_the_mask_is_stable(
     assert desk.widget.ensemble.view().k == 3
     assert run.record.stopping.stable_with == 3
     assert run.record.stopping.tolerance == pytest.approx(0.9)
+
+    assert (run.record.stopping.threshold, run.record.stopping.of) == (0.5, "probabilities")
 
     # Again: what is there counts, so nothing is drawn.
     assert desk.widget.run.button.text() == "Add up to 3 samples"

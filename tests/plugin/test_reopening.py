@@ -9,12 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from napari.utils.notifications import notification_manager
 
 from napari_diffseg._layers import find_layers
 from napari_diffseg._widgets import DiffsegWidget, case_desk, exporter
 from napari_diffseg._widgets.engine import Engine
+from napari_diffseg.core import consensus
+from napari_diffseg.core.describe import describe_result
+from napari_diffseg.core.errors import ParameterError
 from napari_diffseg.core.events import SampleDone
+from napari_diffseg.core.export import save_result
 from napari_diffseg.core.params import SegmentParams
+from napari_diffseg.core.reopen import load_result
 from napari_diffseg.core.segment import segment
 from tests.plugin.conftest import TUMOUR_Z, Desk, SlowMotion, load_tiny, write_synthetic
 
@@ -61,6 +67,56 @@ def test_layers_sliders_and_choices_are_back(make_desk: Callable[..., Desk], sav
     assert f"{record['volume']['mask_ml']:.2f} mL" in desk.widget.readout.volume.text()
     ensemble.threshold.setValue(80)
     desk.wait(lambda: np.array_equal(desk.layer("mask").data, mean > np.float32(0.8)))
+
+
+@pytest.fixture
+def by_staple(saved: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
+    """Save the result anew with a mask by "STAPLE", here the first sample's; return that mask."""
+    monkeypatch.setattr(consensus, "_run_staple", lambda masks: masks[0].astype(np.float32))
+    result = load_result(saved)
+    assert result.ensemble is not None
+    record = describe_result(
+        result.case, result.ensemble, result.record.run, threshold=0.4, consensus="staple"
+    )
+    save_result(saved.parent, result.case, result.ensemble, record, samples=True)
+    expected = result.ensemble.members_uint8()[0] >= 128
+    assert not np.array_equal(expected, result.ensemble.wt_mask(of="masks"))  # the majority's
+    return expected
+
+
+def test_a_mask_by_staple_is_back(
+    make_desk: Callable[..., Desk], saved: Path, by_staple: np.ndarray
+) -> None:
+    desk = make_desk()
+    reopen(desk, saved)
+    assert desk.widget.ensemble.consensus.currentData() == "staple"
+    np.testing.assert_array_equal(desk.layer("mask").data, by_staple)
+    desk.widget.ensemble.members.setValue(2)  # STAPLE of these has to be computed first
+    desk.wait(lambda: "computing" in desk.widget.ensemble.consensus.currentText())
+    desk.wait(lambda: "computing" not in desk.widget.ensemble.consensus.currentText())
+    np.testing.assert_array_equal(desk.layer("mask").data, by_staple)
+
+
+def test_without_simpleitk_a_mask_by_staple_is_shown_as_it_was_saved(
+    make_desk: Callable[..., Desk],
+    saved: Path,
+    by_staple: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(masks: np.ndarray) -> np.ndarray:
+        raise ParameterError("STAPLE needs SimpleITK.")
+
+    monkeypatch.setattr(consensus, "_run_staple", refuse)
+    desk = make_desk()
+    reopen(desk, saved)
+    told = "STAPLE needs SimpleITK. The mask is shown as it was saved."
+    assert notification_manager.records[-1].message == told
+    np.testing.assert_array_equal(desk.layer("mask").data, by_staple)
+    assert len(desk.layer("samples").data) == 3
+    assert told in desk.widget.run.message.text()
+    desk.widget.ensemble.threshold.setValue(80)
+    desk.wait(lambda: desk.widget.stage.run.view.threshold == 0.8)
+    np.testing.assert_array_equal(desk.layer("mask").data, by_staple)
 
 
 def test_what_was_painted_is_back_and_is_saved_again(

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from napari_diffseg.core.params import SamplerName
     from napari_diffseg.core.record import ResultRecord
 
+    _Outcome = tuple[ResultRecord, dict[str, Path], set[Path]]
+    """The record, the files written, and what an earlier run has left beside them."""
+
 MAP_KINDS = ("probabilities", "masks")  # core.levels.MapKind; that module waits for NumPy
 CONSENSUS_KINDS = ("mean", "majority", "staple", "closest")  # core.consensus.ConsensusKind
 
@@ -23,8 +26,10 @@ _DEFAULTS = SegmentParams()
 
 EPILOG = """\
 A CASE is a folder, any file of a case, or a folder that holds several cases. Names of BraTS 2017
-and later, of the Medical Segmentation Decathlon and of single slices are known. Expert labels count
-as whole tumour, but for the resection cavity (label 4 of BraTS from 2024 on, not of BraTS-PED).
+and later, of BIDS, of the Medical Segmentation Decathlon and of single slices are known. Cases
+whose folders only are called alike (sub-01/anat) are named by the folders around them, too. Expert
+labels count as whole tumour, but for the resection cavity (label 4 of BraTS from 2024 on, not of
+BraTS-PED).
 
 For each case DIR gets, on the grid of its own files:
   CASE_mask.nii.gz          whole tumour, where the mean is above the threshold (or --consensus)
@@ -35,8 +40,9 @@ For each case DIR gets, on the grid of its own files:
   CASE_report.html          a page for a browser, with pictures; needs no network (--report)
   CASE_diffseg.json         parameters, model, volumes with interval, disagreement of each slice,
                             and Dice, HD95 and Jaccard if expert labels are there
-Earlier results of the same name are replaced. What only an earlier run wrote (samples, report)
-is left, and named.
+Earlier results of the same name are replaced, but not those with a mask that was edited by hand
+(--overwrite). What only an earlier run wrote (samples, report, edited mask) is left, and named.
+After Ctrl-C, the same command with --skip-done goes on where it was.
 
 Exit code 0: all cases done; 1: some failed (the others are done); 2: could not run;
 130: Ctrl-C.
@@ -58,7 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="TOL",
         help="draw fewer than N samples when the last two have changed the mask by no more than "
-        "this, as 1 - Dice, for example 0.005",
+        "this, as 1 - Dice, for example 0.005 (with --consensus staple or closest: the majority's "
+        "mask)",
     )
     parser.add_argument(
         "--steps", type=int, metavar="K", help="sampling steps (default: as the model recommends)"
@@ -126,6 +133,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--report", action="store_true", help="also write a report: one HTML file for a browser"
     )
     parser.add_argument(
+        "--skip-done",
+        action="store_true",
+        help="leave a case alone whose result in DIR is the one that would be drawn: same images, "
+        "model and settings, and at least as many samples",
+    )
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="also replace results whose mask was edited by hand",
+    )
+    parser.add_argument(
         "--memory-budget",
         type=int,
         default=_DEFAULTS.memory_budget_mb,
@@ -160,7 +178,7 @@ def parse_slices(text: str) -> tuple[int | None, int | None]:
 def _run_segment(arguments: argparse.Namespace) -> int:
     _make_options(arguments, arguments.sampler or SAMPLERS[0])  # wrong values are told at once
     from napari_diffseg._terminal import ProgressLine, summarise
-    from napari_diffseg.core.batch import segment_to_files
+    from napari_diffseg.core.batch import find_done, segment_to_files
     from napari_diffseg.core.checkpoint import bundled_checkpoint, load_checkpoint
     from napari_diffseg.core.export import find_earlier, make_output_folder
     from napari_diffseg.core.inputs import expand_inputs
@@ -177,15 +195,28 @@ def _run_segment(arguments: argparse.Namespace) -> int:
     model.network.diffusion.make_schedule().respaced(steps)  # too many would fail for every case
     make_output_folder(arguments.out)
 
-    def work(files: CaseFiles, title: str) -> tuple[ResultRecord, dict[str, Path], set[Path]]:
+    def work(files: CaseFiles, title: str) -> _Outcome | None:
+        done = find_done(files, model, options, arguments.out) if arguments.skip_done else None
+        if done is not None:
+            report(f"{title} was done: {done}")
+            return None
         earlier = find_earlier(arguments.out, files.name)
         with ProgressLine(title) as line:
-            record, paths = segment_to_files(files, model, options, arguments.out, line.update)
+            record, paths = segment_to_files(
+                files,
+                model,
+                options,
+                arguments.out,
+                on_event=line.update,
+                on_note=lambda note: line.tell(f"{title} note: {note}"),
+            )
         return record, paths, earlier - {*paths.values()}
 
-    def tell(result: tuple[ResultRecord, dict[str, Path], set[Path]], title: str) -> None:
+    def tell(result: _Outcome | None, title: str) -> None:
+        if result is None:
+            return
         record, paths, left_over = result
-        for note in (*record.case.notes, *record.run.messages):
+        for note in record.run.messages:
             report(f"{title} note: {note}")
         if record.verdict is not None and record.verdict.is_warning:
             report(f"{title} note: {record.verdict.text}")
@@ -218,4 +249,5 @@ def _make_options(arguments: argparse.Namespace, sampler: SamplerName) -> BatchO
         consensus=arguments.consensus,
         save_samples=arguments.save_samples,
         report=arguments.report,
+        overwrite=arguments.overwrite,
     )

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from napari_diffseg.core.brats import Case
     from napari_diffseg.core.checkpoint import LoadedModel, ModelCard
+    from napari_diffseg.core.levels import MapKind
     from napari_diffseg.core.preprocessing import PreparedCase
     from napari_diffseg.core.record import ModelRecord
 
@@ -56,6 +57,9 @@ class Request:
     """On the CPU; 0: as torch chooses."""
     tolerance: float | None = None
     """Stop when more samples change the mask no more than this; None: draw all."""
+    watched_threshold: float = 0.5
+    watched_of: MapKind = "probabilities"
+    """The mask that it is about."""
     members: NDArray[np.uint8] | None = None
     """(S, Z, Y, X): those that are there; they count for the tolerance. Complete members may be
     read while others are added to the ensemble."""
@@ -233,7 +237,7 @@ def _iter_sampling(
 
 def _make_watch(request: Request, wanted: Sequence[int]) -> tuple[StabilityWatch, int]:
     """Return a watch that has seen what is there, and the number of members on every slice."""
-    watch = StabilityWatch(wanted, request.tolerance)
+    watch = StabilityWatch(wanted, request.tolerance, request.watched_threshold, request.watched_of)
     n_there = count_leading(request.sampled[: request.n_samples])
     if request.tolerance is not None and request.members is not None:
         for z in wanted:

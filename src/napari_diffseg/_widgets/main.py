@@ -349,6 +349,7 @@ class DiffsegWidget(QWidget):
                 if read_settings().visible_slice_first
                 else _middle(self._z_range(case) or (0, case.geometry.shape[0])),
                 self.parameters.choices().tolerance,
+                self.ensemble.view(),
             )
         except DiffsegError as error:
             self._fail(str(error))

@@ -238,7 +238,9 @@ class ParametersSection(Form):
             self.stop,
             "Stop when stable",
             "Draw one sample after the other, on all slices, until two in a row have changed the "
-            "mask (threshold 0.5) by no more than this. Samples is then the most that are drawn.",
+            "mask by no more than this, with the threshold that is chosen when the run begins; for "
+            "STAPLE and closest sample it is the majority's mask. Samples is then the most that "
+            "are drawn.",
         )
         self.tolerance = QDoubleSpinBox()
         self.tolerance.setRange(0.1, 20.0)

@@ -54,7 +54,7 @@ class Reopener(QObject):
         saved = tag.pop("saved", None) if tag else None
         if tag is None or saved is None:
             return
-        overlaps = tag.pop("overlaps")
+        overlaps, staple, note = (tag.pop(name) for name in ("overlaps", "staple", "note"))
         if saved.ensemble is None:
             self.told.emit(MEMBERS_MISSING)
             return
@@ -65,12 +65,16 @@ class Reopener(QObject):
         }
         run = make_run(saved)
         run.id, run.overlaps = tag["run"], overlaps
+        if staple is not None:
+            run.set_staple(staple, run.view.k, run.n_added)
         # The layers' own arrays, which from now on the run writes; some may be deleted by now.
         for role in (*MAP_ROLES, "mask"):
             if role in of_result:
                 setattr(run, role, of_result[role].data)
         self._runner.adopt(run)
         self.adopted.emit(run)
+        if note:
+            self.told.emit(note)
 
 
 def make_run(saved: SavedResult) -> Run:

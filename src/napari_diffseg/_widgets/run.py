@@ -149,7 +149,7 @@ class Run:
 
         Pass what comes of it to `set_staple`, with the `n_added` of this moment.
         """
-        n_added, _ = self._staples.get(self.view.k, (0, None))
+        n_added, _ = self._staples.get(self.view.k, (-1, None))
         if self.view.consensus != "staple" or n_added == self._n_added:
             return None
         return cut_out_votes(self.ensemble, self.view.k, self.overlaps)

@@ -20,8 +20,9 @@ from napari_diffseg._widgets.engine import (
     iter_run,
 )
 from napari_diffseg._widgets.plan import count_leading
-from napari_diffseg._widgets.run import Recipe, Run
+from napari_diffseg._widgets.run import Recipe, Run, View
 from napari_diffseg._worker import Job
+from napari_diffseg.core.consensus import find_watched
 from napari_diffseg.core.describe import describe_run, describe_stopping
 from napari_diffseg.core.errors import CheckpointError
 from napari_diffseg.core.events import (
@@ -136,10 +137,11 @@ class Runner(QObject):
         z_range: tuple[int, int] | None,
         visible_z: int,
         tolerance: float | None = None,
+        view: View | None = None,
     ) -> None:
         """Draw the samples that are missing; what is there of the same recipe is kept.
 
-        With a tolerance fewer are drawn, if more would not change the mask.
+        With a tolerance fewer are drawn, if more would not change the mask of this view.
 
         Raises
         ------
@@ -153,6 +155,8 @@ class Runner(QObject):
         if run.is_reopened:  # its file does not say where the model is
             run.recipe = replace(run.recipe, model_path=recipe.model_path, device=recipe.device)
         settings = read_settings()
+        view = view or View()
+        threshold, of = find_watched(view.consensus, view.threshold, view.of)
         self._run = run
         self._request = Request(
             case=case,
@@ -171,6 +175,8 @@ class Runner(QObject):
             # Not a copy: what is complete is never written again.
             members=run.ensemble.members_uint8(),
             tolerance=tolerance,
+            watched_threshold=threshold,
+            watched_of=of,
             memory_budget_mb=settings.memory_budget_mb,
             threads=settings.threads,
         )
@@ -267,8 +273,14 @@ class Runner(QObject):
 
     def _stopping(self) -> SegmentParams:
         """Return how many samples are drawn at most, and when fewer."""
-        assert self._request is not None
-        return SegmentParams(n_samples=self._request.n_samples, tolerance=self._request.tolerance)
+        request = self._request
+        assert request is not None
+        return SegmentParams(
+            n_samples=request.n_samples,
+            tolerance=request.tolerance,
+            watched_threshold=request.watched_threshold,
+            watched_of=request.watched_of,
+        )
 
     def _note_converged(self, run: Run, event: Converged) -> None:
         if run.record is not None:

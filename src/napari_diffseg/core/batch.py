@@ -6,19 +6,36 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from napari_diffseg.core.brats import CaseFiles, load_case
+from napari_diffseg.core.brats import Case, CaseFiles, load_case
 from napari_diffseg.core.checkpoint import LoadedModel
-from napari_diffseg.core.consensus import STAPLE_ADVICE, ConsensusKind, has_staple
+from napari_diffseg.core.consensus import (
+    STAPLE_ADVICE,
+    USES_THRESHOLD,
+    ConsensusKind,
+    find_watched,
+    has_staple,
+)
 from napari_diffseg.core.describe import describe_model, describe_result, describe_run
-from napari_diffseg.core.errors import ParameterError
+from napari_diffseg.core.errors import DiffsegError, ParameterError
 from napari_diffseg.core.events import Event
-from napari_diffseg.core.export import REPORT, check_outputs, output_paths, report_path, save_result
+from napari_diffseg.core.export import (
+    RECORD,
+    REPORT,
+    check_not_edited,
+    check_outputs,
+    output_paths,
+    report_path,
+    save_result,
+)
 from napari_diffseg.core.geometry import find_z_range
 from napari_diffseg.core.levels import MapKind
 from napari_diffseg.core.params import SegmentParams
-from napari_diffseg.core.record import ResultRecord
-from napari_diffseg.core.report import save_report
+from napari_diffseg.core.record import MapsRecord, ResultRecord
+from napari_diffseg.core.reopen import read_record
+from napari_diffseg.core.report import make_report
+from napari_diffseg.core.resume import count_drawn, find_wanted_key, is_of_images
 from napari_diffseg.core.run import run_case
+from napari_diffseg.core.scan_notes import find_scan_notes
 
 
 @dataclass(frozen=True)
@@ -39,6 +56,14 @@ class BatchOptions:
     """Whether the members are saved as well."""
     report: bool = False
     """Whether a report is written."""
+    overwrite: bool = False
+    """Whether a result is replaced whose mask was edited by hand."""
+
+    @property
+    def full_params(self) -> SegmentParams:
+        """The parameters, which watch the mask that is saved."""
+        threshold, of = find_watched(self.consensus, self.threshold, self.of)
+        return replace(self.params, watched_threshold=threshold, watched_of=of)
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.threshold < 1.0:
@@ -55,8 +80,18 @@ def segment_to_files(
     options: BatchOptions,
     folder: Path,
     on_event: Callable[[Event], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> tuple[ResultRecord, dict[str, Path]]:
     """Load a case, draw its ensemble and save the result into `folder`.
+
+    Parameters
+    ----------
+    files, model, options, folder
+        What to segment, with what, how, and where the result goes.
+    on_event
+        Called with every event of the run.
+    on_note
+        Called, before anything is drawn, with each note about the images that may harm the result.
 
     Returns
     -------
@@ -66,16 +101,21 @@ def segment_to_files(
     Raises
     ------
     DiffsegError
-        The case cannot be loaded, the run failed, or the result cannot be saved; in each case
-        nothing of it is written.
+        The case cannot be loaded, the run failed, the result that is there was edited by hand, or
+        the new one cannot be saved; in each case nothing of it is written.
     """
     # Before minutes of sampling, not after them.
     outputs = output_paths(folder, files.name, samples=options.save_samples)
     report = report_path(folder, files.name)
     check_outputs([*outputs.values(), report], files)
+    if not options.overwrite:
+        check_not_edited(folder, files.name)
     case = load_case(files)
-    z_range = None if options.slices is None else find_z_range(case.geometry, *options.slices)
-    params = replace(options.params, z_range=z_range)
+    if on_note is not None:
+        for note in find_scan_notes(case):
+            on_note(note)
+    z_range = _find_z_range(case, options)
+    params = replace(options.full_params, z_range=z_range)
     run = run_case(case, model, params, on_event=on_event)
     record = describe_result(
         case,
@@ -88,7 +128,81 @@ def segment_to_files(
         consensus=options.consensus,
         z_range=z_range,
     )
-    paths = save_result(folder, case, run.ensemble, record, samples=options.save_samples)
-    if options.report:
-        paths[REPORT] = save_report(report, case, run.ensemble, record)
+    paths = save_result(
+        folder,
+        case,
+        run.ensemble,
+        record,
+        samples=options.save_samples,
+        report=make_report(case, run.ensemble, record) if options.report else None,
+    )
     return record, paths
+
+
+def find_done(
+    files: CaseFiles, model: LoadedModel, options: BatchOptions, folder: Path
+) -> Path | None:
+    """Return the record of the very result that `segment_to_files` would make, if it is there.
+
+    That is one of the same images, of at least as many members that this model would draw with
+    these parameters, on the same slices, by the same rule for the mask, with all its files.
+    With a tolerance it may be of fewer members that were stable by that tolerance.
+
+    Raises
+    ------
+    DiffsegError
+        The case cannot be loaded, which is done only if slices have to be compared.
+    """
+    path = output_paths(folder, files.name)[RECORD]
+    try:
+        record, names = read_record(path)
+    except DiffsegError:  # missing or damaged
+        return None
+    wanted = output_paths(folder, files.name, samples=options.save_samples)
+    wanted |= {REPORT: report_path(folder, files.name)} if options.report else {}
+    is_done = (
+        is_of_images(record, files)
+        and _has_enough(record, model, options)
+        and _makes_same_mask(record.maps, options)
+        and all(name in names or name == RECORD for name in wanted)
+        and all(file.exists() for file in wanted.values())
+        and _has_same_slices(record.maps, files, options)
+    )
+    return path if is_done else None
+
+
+def _find_z_range(case: Case, options: BatchOptions) -> tuple[int, int] | None:
+    return None if options.slices is None else find_z_range(case.geometry, *options.slices)
+
+
+def _has_enough(record: ResultRecord, model: LoadedModel, options: BatchOptions) -> bool:
+    params, stopping = options.full_params, record.run.stopping
+    n_members = count_drawn(record, find_wanted_key(params, model))
+    if n_members >= params.n_samples:
+        return True
+    return (
+        params.tolerance is not None
+        and stopping is not None
+        and stopping.stable_with is not None
+        and stopping.tolerance <= params.tolerance
+        and (stopping.threshold, stopping.of) == (params.watched_threshold, params.watched_of)
+        and 0 < stopping.stable_with <= n_members
+    )
+
+
+def _makes_same_mask(maps: MapsRecord, options: BatchOptions) -> bool:
+    uses_threshold = options.consensus in USES_THRESHOLD
+    return (
+        maps.consensus == options.consensus
+        and maps.of == options.of
+        and (not uses_threshold or maps.threshold == options.threshold)
+    )
+
+
+def _has_same_slices(maps: MapsRecord, files: CaseFiles, options: BatchOptions) -> bool:
+    if options.slices is None:
+        return maps.whole_volume
+    case = load_case(files)  # takes a second, where a run takes minutes
+    first, end = find_z_range(case.geometry, *options.slices)
+    ends = case.geometry.to_source_slice(first), case.geometry.to_source_slice(end - 1)
+    return (maps.first_slice, maps.last_slice) == (min(ends), max(ends))

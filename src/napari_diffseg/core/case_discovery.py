@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from napari_diffseg.core.case_files import (
@@ -67,9 +68,11 @@ def discover_cases(folder: str | Path) -> list[CaseFiles]:
     """Find the cases in and below a folder, in natural order; stray files are ignored.
 
     Works on folders of case folders, up to four levels deep, on Decathlon folders and on folders
-    with the files of many cases. An incomplete case is returned with its `problem`, see
-    `CaseFiles`; a lone file beside other cases is a stray. An empty list means that nothing looks
-    like a case.
+    with the files of many cases. Cases that would be called alike because their folders are, as in
+    ``sub-01/anat``, get the names of the folders around these, too (`tell_apart`).
+
+    An incomplete case is returned with its `problem`, see `CaseFiles`; a lone file beside other
+    cases is a stray. An empty list means that nothing looks like a case.
 
     Raises
     ------
@@ -77,7 +80,45 @@ def discover_cases(folder: str | Path) -> list[CaseFiles]:
         `folder` is no folder or cannot be read.
     """
     folder = Path(folder)
-    return _build_all(_groups(scan_folder(folder)), folder) + _cases_below(folder, _MAX_DEPTH)
+    cases = _build_all(_groups(scan_folder(folder)), folder) + _cases_below(folder, _MAX_DEPTH)
+    return tell_apart(cases)
+
+
+def folder_names(files: CaseFiles) -> list[str]:
+    """Return what a case may be called that has no name but that of its folder, the shortest first.
+
+    That name, and longer ones with those of the folders around it: "anat", "sub-01_anat" and so on.
+    Empty if the files bear the case's own name.
+    """
+    path = next(iter(files.modalities.values()), None)
+    file = None if path is None else parse_name(path)
+    if path is None or file is None or not file.is_named_by_folder:
+        return []
+    suffix = f"_{next(iter(files.slices)):03d}" if len(files.slices) == 1 else ""
+    parts = path.parent.absolute().parts[1:]
+    return ["_".join(parts[-n:]) + suffix for n in range(1, len(parts) + 1)]
+
+
+def tell_apart(cases: Sequence[CaseFiles]) -> list[CaseFiles]:
+    """Name cases whose folders are called alike by the folders around these, too.
+
+    ``sub-01/anat`` and ``sub-02/anat`` become "sub-01_anat" and "sub-02_anat"; with as many folders
+    as it takes. Cases whose files bear their name keep it: two of one name are likely one case.
+    """
+    named = [folder_names(case) for case in cases]
+    groups: dict[str, list[int]] = {}
+    for index, names in enumerate(named):
+        if names:
+            groups.setdefault(names[0].casefold(), []).append(index)
+    told = [*cases]
+    for group in groups.values():
+        for n in range(max(len(named[index]) for index in group)):
+            names = [named[index][: n + 1][-1] for index in group]
+            if len({name.casefold() for name in names}) == len(group):
+                for index, name in zip(group, names, strict=True):
+                    told[index] = replace(cases[index], name=name)
+                break
+    return told
 
 
 def is_brats_path(path: str | Path | Sequence[str | Path]) -> bool:
@@ -121,9 +162,15 @@ def _from_folder(folder: Path) -> CaseFiles:
 
 
 def _from_files(given: Sequence[Path]) -> CaseFiles:
+    scanned = [
+        file
+        for folder in dict.fromkeys(path.parent for path in given)
+        for file in scan_folder(folder)
+    ]
+    by_path = {file.path: file for file in scanned}
     files = []
     for path in given:
-        file = parse_name(path)
+        file = by_path.get(path) or parse_name(path)
         if file is None:
             raise CaseError(f"{path} has no name of a BraTS file. {EXPECTED_NAMES}")
         files.append(file)
@@ -135,8 +182,7 @@ def _from_files(given: Sequence[Path]) -> CaseFiles:
     known = {file.path for file in files}
     siblings = [
         sibling
-        for folder in dict.fromkeys(path.parent for path in given)
-        for sibling in scan_folder(folder)
+        for sibling in scanned
         if sibling.group == files[0].group and sibling.path not in known
     ]
     return build_case([*files, *siblings], preferred=known, folder=given[0].parent)

@@ -13,6 +13,7 @@ from napari_diffseg.core.case_names import (
     MODALITIES,
     CaseFile,
     Family,
+    adopt_label,
     counterpart_folder,
     is_image_name,
     parse_name,
@@ -20,9 +21,9 @@ from napari_diffseg.core.case_names import (
 from napari_diffseg.core.errors import CaseError
 
 EXPECTED_NAMES = (
-    "A case has four files: <case>_t1, _t1ce, _t2, _flair (BraTS 2017-2021) or <case>-t1n, -t1c, "
-    "-t2w, -t2f (2023 and later), .nii or .nii.gz; or it is one 4-D file in imagesTr (Decathlon); "
-    "or slices like <case>_t1_080_w.nii.gz."
+    "A case has four files: <case>_t1, _t1ce, _t2, _flair (BraTS 2017-2021), <case>-t1n, -t1c, "
+    "-t2w, -t2f (2023 and later) or <case>_T1w, _ce-gadolinium_T1w, _T2w, _FLAIR (BIDS), .nii or "
+    ".nii.gz; or it is one 4-D file in imagesTr (Decathlon); or slices like <case>_t1_080_w.nii.gz."
 )
 
 _MAX_LISTED = 6
@@ -37,7 +38,7 @@ class CaseFiles:
     name
         Name of the case; a single slice of the paper's layout has its number in it.
     family
-        "brats2017", "brats2023", "decathlon" or "slices".
+        "brats2017", "brats2023", "bids", "decathlon" or "slices".
     modalities
         File of each modality, in the order of `MODALITIES`. Decathlon: the same file four times.
         Slices: the files of the first slice.
@@ -83,10 +84,11 @@ def build_case(
     picked, problem = _pick(files, chosen)
     if missing := _missing_text(picked):
         problem = problem or f"{case}: {missing} in {folder}.{found_text(folder)} {EXPECTED_NAMES}"
-    is_2023 = any(file.family == "brats2023" for file in files)
+    families = {file.family for file in files}
+    named_by: Family = "brats2023" if "brats2023" in families else "brats2017"
     return CaseFiles(
         case,
-        "brats2023" if is_2023 else "brats2017",
+        "bids" if "bids" in families else named_by,
         _modalities(picked),
         picked.get(LABEL),
         problem=problem,
@@ -107,7 +109,7 @@ def scan_folder(folder: Path) -> list[CaseFile]:
     except OSError as error:
         raise CaseError(f"{folder} cannot be read: {error.strerror or error}.") from error
     parsed = (parse_name(folder / name) for name in sorted(names, key=natural_key))
-    return [file for file in parsed if file is not None]
+    return adopt_label([file for file in parsed if file is not None])
 
 
 def found_text(folder: Path) -> str:

@@ -102,6 +102,15 @@ class Decision:
             ensemble.update_slice(z, mask=mask, threshold=0.5, k=self.k, of="masks")
 
 
+def find_watched(kind: ConsensusKind, threshold: float, of: MapKind) -> tuple[float, MapKind]:
+    """Return threshold and kind of the mean whose mask tells whether this rule's mask is stable.
+
+    For mean and majority it is their own mask. STAPLE's and the closest member's cannot be had
+    sample by sample: the majority's stands for them.
+    """
+    return (threshold, of) if kind == "mean" else (0.5, "masks")
+
+
 def has_staple() -> bool:
     """Whether SimpleITK is there, without importing it."""
     return find_spec("SimpleITK") is not None
@@ -144,6 +153,14 @@ def compute_staple(votes: Votes) -> Staple:
     probability = _run_staple(framed)[:, 1:-1, 1:-1]
     corner = votes.corner[0] + y.start, votes.corner[1] + x.start
     return Staple(votes.members, votes.z_indices, corner, probability)
+
+
+def restore_staple(mask: NDArray[np.bool_]) -> Staple:
+    """Return an estimate that gives a (Z, Y, X) mask of before again, whatever the threshold."""
+    union: NDArray[np.bool_] = np.any(mask, axis=(0,))
+    y, x = find_box(union) or (slice(0, 0), slice(0, 0))
+    probability = mask[:, y, x].astype(np.float32)
+    return Staple((), np.arange(len(mask)), (y.start, x.start), probability)
 
 
 def decide(

@@ -156,7 +156,7 @@ class ConvergenceMeter:
 
 
 class StabilityWatch:
-    """Says when an ensemble that is being drawn is stable (`is_stable`, threshold 0.5).
+    """Says when an ensemble that is being drawn is stable (`is_stable`).
 
     Parameters
     ----------
@@ -164,11 +164,19 @@ class StabilityWatch:
         The slices that are drawn.
     tolerance
         None: it never is, and nothing is computed.
+    threshold, of
+        Of the mask that has to be stable, as in `ConvergenceMeter`.
     """
 
-    def __init__(self, z_indices: Iterable[int], tolerance: float | None) -> None:
+    def __init__(
+        self,
+        z_indices: Iterable[int],
+        tolerance: float | None,
+        threshold: float = 0.5,
+        of: MapKind = "probabilities",
+    ) -> None:
         self._tolerance = tolerance
-        self._meter = ConvergenceMeter(z_indices)
+        self._meter = ConvergenceMeter(z_indices, threshold, of)
 
     def add(self, z: int, probability: NDArray[np.uint8]) -> None:
         """Take in the next member of slice z, as `ConvergenceMeter.add` does."""

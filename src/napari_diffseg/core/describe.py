@@ -105,6 +105,8 @@ def describe_stopping(params: SegmentParams, converged: Converged | None) -> Sto
         max_samples=params.n_samples,
         stable_with=None if converged is None else converged.n_members,
         dice=None if converged is None else converged.dice,
+        threshold=params.watched_threshold,
+        of=params.watched_of,
     )
 
 

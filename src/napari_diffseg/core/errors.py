@@ -38,7 +38,10 @@ def explain_unwritable(error: Exception, what: str, folder: Path) -> DiffsegErro
     reason = error if isinstance(error, OSError) else error.__cause__
     if not isinstance(reason, OSError):
         return None
+    advice = "Make room, or"
+    if isinstance(reason, PermissionError) and reason.filename2:  # Windows: it cannot be moved
+        advice = f"Close {Path(reason.filename).name} in other programs, or"
     return DiffsegError(
         f"{what} cannot be written into {folder}: {reason.strerror or reason}. Nothing of it was "
-        "written. Make room, or choose another folder."
+        f"written. {advice} choose another folder."
     )

@@ -1,7 +1,8 @@
 """A result as files: maps on the source's grid, and the record beside them as JSON.
 
 All files of a result appear together. They are written into a hidden folder first and moved when
-they are complete, so an interrupted or failed export leaves what was there before.
+they are complete; if one of them cannot be moved, or somebody interrupts, all go back. So a failed
+export leaves what was there before.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from napari_diffseg.core.brats import Case
 from napari_diffseg.core.consensus import USES_THRESHOLD, decide, make_mask
 from napari_diffseg.core.ensemble import Ensemble
 from napari_diffseg.core.errors import DiffsegError, explain_unwritable
+from napari_diffseg.core.moves import replace_all
 from napari_diffseg.core.record import MapsRecord, ResultRecord
 from napari_diffseg.core.volume import save_on_source_grid, working_folder
 
@@ -53,9 +55,27 @@ def report_path(folder: Path, case_name: str) -> Path:
 
 
 def find_earlier(folder: Path, case_name: str) -> set[Path]:
-    """Return the samples and the report that are there of a case, from an earlier run."""
-    samples = output_paths(folder, case_name, samples=True)[SAMPLES]
-    return {path for path in (samples, report_path(folder, case_name)) if path.exists()}
+    """Return samples, report and edited mask that are there of a case, from an earlier run."""
+    paths = output_paths(folder, case_name, samples=True, edited=True)
+    optional = (paths[SAMPLES], paths[EDITED], report_path(folder, case_name))
+    return {path for path in optional if path.exists()}
+
+
+def check_not_edited(folder: Path, case_name: str) -> None:
+    """Make sure that no result is replaced whose mask somebody has edited by hand.
+
+    Raises
+    ------
+    DiffsegError
+        There is such a mask.
+    """
+    path = output_paths(folder, case_name, edited=True)[EDITED]
+    if path.exists():
+        raise DiffsegError(
+            f"{path} was edited by hand and belongs to the result that is there. Choose another "
+            "folder, or ask for the result to be replaced (--overwrite): the edited mask stays, "
+            "but the new result does not know of it."
+        )
 
 
 def check_outputs(outputs: Iterable[Path], files: CaseFiles) -> None:
@@ -105,6 +125,7 @@ def save_result(
     *,
     samples: bool = False,
     edited: NDArray[np.bool_] | None = None,
+    report: str | None = None,
 ) -> dict[str, Path]:
     """Write the maps that `record.maps` describes, and the record; replace earlier ones.
 
@@ -118,18 +139,23 @@ def save_result(
         Also write the members: 4-D, 8 bits with a scale factor, read as probabilities in [0, 1].
     edited : (Z, Y, X) bool, optional
         A mask that somebody has painted on, which `record.edited` tells of.
+    report
+        Also write this page (`report.make_report`).
 
     Returns
     -------
     dict
-        Paths of the files, by the names of `output_paths`.
+        Paths of the files, by the names of `output_paths`, and "report".
 
     Raises
     ------
     DiffsegError
-        A file cannot be written, or would replace one of the case's own.
+        A file cannot be written, or would replace one of the case's own; nothing is written.
     """
     paths = output_paths(folder, case.name, samples=samples, edited=edited is not None)
+    if report is not None:
+        record_path = paths.pop(RECORD)
+        paths |= {REPORT: report_path(folder, case.name), RECORD: record_path}
     check_outputs(paths.values(), case.files)
     make_output_folder(folder)
     of, k = record.maps.of, record.maps.n_members
@@ -138,7 +164,7 @@ def save_result(
     geometry = case.geometry
     try:
         with working_folder(folder, case.name) as work:
-            part = output_paths(work, case.name, samples=samples, edited=edited is not None)
+            part = {name: work / path.name for name, path in paths.items()}
             save_on_source_grid(
                 part["mask"],
                 make_mask(ensemble, decision),
@@ -178,16 +204,25 @@ def save_result(
                     geometry,
                     description="napari-diffseg: mask, edited by hand",
                 )
+            if report is not None:
+                write_page(part[REPORT], report)
             names = {name: path.name for name, path in paths.items() if name != RECORD}
             part[RECORD].write_text(record_to_json(record, names), encoding="utf-8")
-            for key, path in part.items():  # the record last: where it is, the maps are complete
-                os.replace(path, paths[key])
+            earlier = work / "earlier"
+            earlier.mkdir()
+            # The record last: where it is, the maps are complete.
+            replace_all([(path, paths[name]) for name, path in part.items()], earlier)
     except (OSError, DiffsegError) as error:
         problem = explain_unwritable(error, f"The results of {case.name}", folder)
         if problem is None:
             raise
         raise problem from error
     return paths
+
+
+def write_page(path: Path, text: str) -> None:
+    """Write a page of HTML; a file's name in it need not be Unicode."""
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _name_mask(maps: MapsRecord) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from napari_diffseg.core.case_discovery import discover_case, discover_cases
+from napari_diffseg.core.case_discovery import discover_case, discover_cases, tell_apart
 from napari_diffseg.core.case_files import CaseFiles
 from napari_diffseg.core.case_names import parse_name
 from napari_diffseg.core.errors import CaseError
@@ -19,20 +19,18 @@ def expand_inputs(paths: Iterable[str | Path]) -> list[CaseFiles | CaseError]:
 
     What cannot be used stands in the list as the error, so that the others can go on: nothing
     found, a modality missing or there twice, and a second case with a name that was there before
-    (results are named after the case, so the second would replace those of the first).
+    (results are named after the case, so the second would replace those of the first). Cases
+    whose folders only are called alike are told apart by the folders around them (`tell_apart`).
     """
+    items = _drop_repeated(_discover(paths))
+    names = iter(tell_apart([item for item in items if isinstance(item, CaseFiles)]))
     found: list[CaseFiles | CaseError] = []
-    seen: dict[str, tuple[object, ...]] = {}
-    for item in _discover(paths):
-        if isinstance(item, CaseError):
+    seen: set[str] = set()
+    for each in items:
+        item = each if isinstance(each, CaseError) else next(names)
+        if isinstance(item, CaseError) or item.name.casefold() not in seen:
             found.append(item)
-            continue
-        key = (*(path.resolve() for path in item.modalities.values()), *item.slices)
-        name = item.name.casefold()
-        if name not in seen:
-            seen[name] = key
-            found.append(item)
-        if seen[name] == key:
+            seen.update([] if isinstance(item, CaseError) else [item.name.casefold()])
             continue
         found.append(
             CaseError(
@@ -41,6 +39,20 @@ def expand_inputs(paths: Iterable[str | Path]) -> list[CaseFiles | CaseError]:
             )
         )
     return found
+
+
+def _drop_repeated(items: Iterable[CaseFiles | CaseError]) -> list[CaseFiles | CaseError]:
+    """Drop cases that were there before, by their files."""
+    kept: list[CaseFiles | CaseError] = []
+    seen: set[tuple[object, ...]] = set()
+    for item in items:
+        if isinstance(item, CaseFiles):
+            key = (*(path.resolve() for path in item.modalities.values()), *item.slices)
+            if key in seen:
+                continue
+            seen.add(key)
+        kept.append(item)
+    return kept
 
 
 def _discover(paths: Iterable[str | Path]) -> list[CaseFiles | CaseError]:

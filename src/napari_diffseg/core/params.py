@@ -18,8 +18,12 @@ class SegmentParams:
     n_samples: int = 5
     """Members to draw; with `tolerance` the most that are drawn."""
     tolerance: float | None = None
-    """Stop when further members change the mask (threshold 0.5) by no more than this, as 1 - Dice
+    """Stop when further members change the mask by no more than this, as 1 - Dice
     (:func:`napari_diffseg.core.convergence.is_stable`); None: draw all."""
+    watched_threshold: float = 0.5
+    """Of the mask that has to be stable, with a `tolerance`."""
+    watched_of: Literal["probabilities", "masks"] = "probabilities"
+    """What the mean is made of that has to be above it (`core.levels.MapKind`)."""
     first_member: int = 0
     """Number of the first member; more than 0 to add to members that exist already."""
     n_steps: int | None = None

@@ -49,6 +49,9 @@ class StoppingRecord:
     """Members with which the mask was stable, so that no more were drawn; None: it never was."""
     dice: float | None
     """Smallest Dice between the mask with one of the last of them and without it."""
+    threshold: float = 0.5
+    """Of the mask that was watched; records of before watched no other."""
+    of: MapKind = "probabilities"
 
 
 @dataclass(frozen=True)

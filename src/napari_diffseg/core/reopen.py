@@ -2,7 +2,7 @@
 
 The scan is looked for where it was, beside the JSON, and in a folder that the caller names; it
 counts as the same only if its grid is the recorded one. Members count only if they give the very
-volume that was recorded.
+volume that was recorded. A result that another run replaces while it is read is read once more.
 """
 
 from __future__ import annotations
@@ -10,15 +10,17 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_diffseg.core.brats import Case, CaseFiles, discover_case, load_case
+from napari_diffseg.core.case_discovery import folder_names
 from napari_diffseg.core.ensemble import Ensemble
 from napari_diffseg.core.errors import CaseError, DiffsegError, ParameterError
 from napari_diffseg.core.record import RECORD_SCHEMA_VERSION, ResultRecord, SliceRanges
@@ -37,6 +39,7 @@ LATER_MAPS = ("disagreement",)
 EDITED = "edited"
 _MAX_BYTES = 50_000_000  # a record is some 100 kB
 _TOLERANCE_MM = 1e-3
+_SETTLING_S = 0.3  # all files of a result are moved into their place within that
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +103,38 @@ def load_result(
     record, names = read_record(path)
     files = _find_files(path, record, folder)
     case = next((case for case in known if case.files == files), None) or load_case(files)
+    try:
+        return _load_files(path, record, names, case)
+    except DiffsegError:  # another run may just have replaced the result
+        time.sleep(_SETTLING_S)
+        newer, names = read_record(path)
+        if newer == record:
+            raise
+    return _load_files(path, newer, names, case)
+
+
+def load_saved_mask(saved: SavedResult) -> NDArray[np.bool_]:
+    """Load the (Z, Y, X) mask as it was saved, also where there are members to make it of.
+
+    Raises
+    ------
+    DiffsegError
+        It cannot be read, or is not the one that the record tells of.
+    """
+    _, names = read_record(saved.path)
+    geometry = saved.case.geometry
+    mask: NDArray[np.bool_] = _load_map(saved.path, names, "mask", geometry) > 0
+    if not _has_recorded_volume(mask, saved.record, geometry):
+        raise DiffsegError(
+            f"The mask beside {saved.path} is not the one that it tells of: its volume differs."
+        )
+    return mask
+
+
+def _load_files(
+    path: Path, record: ResultRecord, names: Mapping[str, str], case: Case
+) -> SavedResult:
+    """Load what was saved beside a record."""
     _check_grid(path, record, case.geometry)
     edited = None
     if record.edited is not None and EDITED in names:
@@ -162,6 +197,8 @@ def _find_files(path: Path, record: ResultRecord, folder: Path | None) -> CaseFi
             found = discover_case([place / name for name in names if (place / name).is_file()])
         if found.name == record.case.name:
             return found
+        if record.case.name in folder_names(found):  # one of many whose folders are called alike
+            return replace(found, name=record.case.name)
     raise CaseError(
         f"The images of {record.case.name} are neither where they were "
         f"({_image_folder(record)}) nor beside {path}. Put them there, or open the case first "
@@ -279,8 +316,7 @@ def _check_members(
 def _check_maps(
     path: Path, record: ResultRecord, maps: Mapping[str, NDArray[Any]], geometry: Geometry
 ) -> None:
-    mask_ml = np.count_nonzero(maps["mask"]) * geometry.voxel_volume_ml
-    same = math.isclose(mask_ml, record.volume.mask_ml, rel_tol=1e-6, abs_tol=1e-9)
+    same = _has_recorded_volume(maps["mask"], record, geometry)
     for name, values in maps.items():
         highest = 1.0 if name in ("mask", "mean") else 0.25
         same &= bool(values.min() >= 0 and values.max() <= highest + 1e-6)
@@ -288,6 +324,11 @@ def _check_maps(
         raise DiffsegError(
             f"The maps beside {path} are not those that it tells of: their values differ."
         )
+
+
+def _has_recorded_volume(mask: NDArray[Any], record: ResultRecord, geometry: Geometry) -> bool:
+    mask_ml = np.count_nonzero(mask) * geometry.voxel_volume_ml
+    return math.isclose(mask_ml, record.volume.mask_ml, rel_tol=1e-6, abs_tol=1e-9)
 
 
 def _load_map(

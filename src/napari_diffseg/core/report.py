@@ -16,7 +16,7 @@ from napari_diffseg.core import report_page as page
 from napari_diffseg.core import report_sections as sections
 from napari_diffseg.core.consensus import decide, make_mask
 from napari_diffseg.core.errors import DiffsegError
-from napari_diffseg.core.export import check_outputs, make_output_folder, record_to_json
+from napari_diffseg.core.export import check_outputs, make_output_folder, record_to_json, write_page
 from napari_diffseg.core.figures import MAX_VARIANCE, VIRIDIS, SlicePainter
 
 if TYPE_CHECKING:
@@ -57,8 +57,7 @@ def save_report(
     text = make_report(case, ensemble, record, edited)
     temporary = path.with_name(f".{path.name}.part")
     try:
-        # "backslashreplace": a file's name need not be Unicode
-        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
+        write_page(temporary, text)
         temporary.replace(path)
     except OSError as error:
         raise DiffsegError(f"{path} cannot be written: {error.strerror or error}.") from error

@@ -135,7 +135,7 @@ def _segment(
     )
     missing = {member: len(order) for member in params.members}
     rows = {int(z): row for row, z in enumerate(prepared.z_indices)}
-    watch = StabilityWatch(order, params.tolerance)
+    watch = StabilityWatch(order, params.tolerance, params.watched_threshold, params.watched_of)
     for jobs in rounds:
         while jobs:
             batch = _take_batch(jobs, batch_size)
@@ -269,7 +269,12 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     text = str(error).lower()
-    hints = ("out of memory", "can't allocate memory", "not enough memory")
+    hints = (
+        "out of memory",
+        "can't allocate memory",
+        "not enough memory",
+        "alloc_failed",  # CUBLAS_STATUS_ALLOC_FAILED, CUDNN_STATUS_ALLOC_FAILED
+    )
     return any(hint in text for hint in hints)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from napari_diffseg.core.brats import MODALITIES, RESECTION_CAVITY, Case, load_case
 from napari_diffseg.core.case_names import LABEL
 from napari_diffseg.core.errors import CaseError, DiffsegError, ParameterError, explain_unwritable
+from napari_diffseg.core.moves import move_all
 from napari_diffseg.core.preprocessing import PAPER_PREPROCESSING, find_brain, normalise
 from napari_diffseg.core.slice_files import (
     make_slice_case,
@@ -20,7 +21,7 @@ from napari_diffseg.core.slice_grid import make_slice_geometry, to_canonical_z
 from napari_diffseg.core.volume import save_on_source_grid, working_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     import numpy as np
     from numpy.typing import NDArray
@@ -117,7 +118,7 @@ def export_slices(files: CaseFiles, folder: Path, options: SliceOptions) -> Slic
             old.mkdir()
             moves = [(path, old / path.name) for path in existing]
             moves += [(path, folder / path.name) for path in sorted(new.iterdir())]
-            _move_all(moves)
+            move_all(moves)
     except (OSError, DiffsegError) as error:
         problem = explain_unwritable(error, f"The slices of {case.name}", folder)
         if problem is None:
@@ -189,19 +190,6 @@ def _take_intensities(case: Case, raw: bool) -> NDArray[np.float32]:
     if not brain.any():
         raise CaseError(f"{case.name}: no voxel differs from 0. Check that the images are right.")
     return normalise(case.prior_image, brain, PAPER_PREPROCESSING.percentiles)
-
-
-def _move_all(moves: Sequence[tuple[Path, Path]]) -> None:
-    """Rename all, or, if one fails, none."""
-    done: list[tuple[Path, Path]] = []
-    try:
-        for source, target in moves:
-            source.rename(target)
-            done.append((source, target))
-    except BaseException:
-        for source, target in reversed(done):
-            target.rename(source)
-        raise
 
 
 def _find_notes(case: Case, options: SliceOptions) -> Iterable[str]:

@@ -1,0 +1,84 @@
+"""Whether the members of a saved result are those that a run would draw.
+
+The number of samples alone says nothing: with another model, sampler or seed they are others.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_diffseg.core.params import SamplerName, SegmentParams
+
+if TYPE_CHECKING:
+    from napari_diffseg.core.case_files import CaseFiles
+    from napari_diffseg.core.checkpoint import LoadedModel
+    from napari_diffseg.core.record import ResultRecord, RunRecord
+
+
+@dataclass(frozen=True)
+class DrawKey:
+    """What decides a member beside the images and its number: equal keys draw equal members."""
+
+    model_sha256: str
+    """Of the model's file."""
+    sampler: SamplerName
+    n_steps: int
+    eta: float | None
+    """Of DDIM; None for the other samplers, which have none."""
+    seed: int
+    mirror: bool
+    vary_contrast: bool
+
+
+def find_run_key(run: RunRecord) -> DrawKey:
+    """Return the key of the members that a record tells of."""
+    return DrawKey(
+        model_sha256=run.model.sha256,
+        sampler=run.sampler,
+        n_steps=run.n_steps,
+        eta=run.eta,
+        seed=run.seed,
+        mirror=run.mirror,
+        vary_contrast=run.vary_contrast,
+    )
+
+
+def find_wanted_key(params: SegmentParams, model: LoadedModel) -> DrawKey:
+    """Return the key of the members that `segment` would draw; what is None the card decides."""
+    card = model.card
+    return DrawKey(
+        model_sha256=model.sha256,
+        sampler=params.sampler,
+        n_steps=params.n_steps or card.recommended_steps,
+        eta=params.eta if params.sampler == "ddim" else None,
+        seed=params.seed,
+        mirror=card.mirror_members if params.mirror is None else params.mirror,
+        vary_contrast=card.vary_contrast if params.vary_contrast is None else params.vary_contrast,
+    )
+
+
+def count_drawn(record: ResultRecord, key: DrawKey) -> int:
+    """Return how many members of this key the maps of a result are made of, from the first on.
+
+    Only those count that have every slice that was asked for. 0 if the key is another one, if the
+    run was stopped before its slices were done, or if it did not begin with the first member.
+    Which slices they were (`MapsRecord.whole_volume`) is for the caller to ask.
+    """
+    maps = record.maps
+    if find_run_key(record.run) != key or record.run.first_member != 0:
+        return 0
+    if record.schema_version < 2:  # all members were whole, and nothing was said about it
+        return maps.n_members
+    if maps.judged_slices != ((maps.first_slice, maps.last_slice),):
+        return 0
+    drawn = [member.slices for member in record.members[: maps.n_members]]
+    return sum(1 for _ in itertools.takewhile(lambda slices: slices == drawn[0], drawn))
+
+
+def is_of_images(record: ResultRecord, files: CaseFiles) -> bool:
+    """Whether a result was made of these very files, by their paths; none is opened."""
+    recorded = {name: Path(path).resolve() for name, path in record.case.files.items()}
+    return recorded == {name: path.resolve() for name, path in files.modalities.items()}

@@ -1,0 +1,106 @@
+"""Which saved members a run would draw again: those of the same key, whole, from the first on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from napari_diffseg.core.brats import Case, CaseFiles
+from napari_diffseg.core.describe import describe_model, describe_result, describe_run
+from napari_diffseg.core.ensemble import Ensemble
+from napari_diffseg.core.events import Started
+from napari_diffseg.core.geometry import Geometry
+from napari_diffseg.core.params import SegmentParams
+from napari_diffseg.core.record import MemberRecord, ResultRecord
+from napari_diffseg.core.resume import count_drawn, find_wanted_key, is_of_images
+from tests.models import tiny_model
+
+SHAPE = (3, 4, 4)
+MODEL = tiny_model()
+PARAMS = SegmentParams(n_samples=3, sampler="ddim", eta=0.5, seed=4)
+KEY = find_wanted_key(PARAMS, MODEL)
+
+
+def make_record(files: CaseFiles | None = None, judged: np.ndarray | None = None) -> ResultRecord:
+    """Return the record of a run with PARAMS over all slices."""
+    case = Case(
+        name="Case_1",
+        files=files or CaseFiles("Case_1", "brats2017", {}),
+        prior_image=np.zeros((4, *SHAPE), np.float32),
+        wt_truth=None,
+        labels=None,
+        geometry=Geometry.from_affine(SHAPE[::-1], np.diag([-1.0, -1, 1, 1])),
+    )
+    ensemble = Ensemble(PARAMS.n_samples, SHAPE)
+    for member in range(PARAMS.n_samples):
+        for z in range(SHAPE[0]):
+            ensemble.add(member, z, np.full(SHAPE[1:], 200, np.uint8))
+    started = Started((0, 1, 2), (0, 1, 2), 3, "cpu", 1, 27)
+    run = describe_run(describe_model(MODEL), PARAMS, started, 1.0)
+    return describe_result(case, ensemble, run, judged=judged)
+
+
+def test_members_of_the_same_run_count() -> None:
+    assert count_drawn(make_record(), KEY) == 3
+    # What is left to the model's card is what the card says.
+    assert count_drawn(make_record(), find_wanted_key(replace(PARAMS, n_steps=3), MODEL)) == 3
+    # Where eta has no effect it makes no difference.
+    ddpm = replace(PARAMS, sampler="ddpm")
+    assert find_wanted_key(ddpm, MODEL) == find_wanted_key(replace(ddpm, eta=1.0), MODEL)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sampler": "ddpm"},
+        {"n_steps": 2},
+        {"eta": 0.0},
+        {"seed": 5},
+        {"mirror": True},
+        {"vary_contrast": True},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_members_of_other_parameters_do_not_count(changes: dict[str, object]) -> None:
+    wanted = replace(PARAMS, **changes)  # type: ignore[arg-type]
+    assert count_drawn(make_record(), find_wanted_key(wanted, MODEL)) == 0
+
+
+def test_members_of_another_model_do_not_count() -> None:
+    other = replace(MODEL, sha256="1" * 64)
+    assert count_drawn(make_record(), find_wanted_key(PARAMS, other)) == 0
+
+
+def test_members_that_are_not_whole_do_not_count() -> None:
+    record = make_record()
+    parts = (*record.members[:2], MemberRecord(((0, 1),)))
+    assert count_drawn(replace(record, members=parts), KEY) == 2
+    added = replace(record, run=replace(record.run, first_member=3))
+    assert count_drawn(added, KEY) == 0
+    stopped = make_record(judged=np.array([True, True, False]))
+    assert count_drawn(stopped, KEY) == 0
+
+
+def test_members_that_the_maps_are_not_made_of_do_not_count() -> None:
+    record = make_record()
+    fewer = replace(record, maps=replace(record.maps, n_members=2))
+    assert count_drawn(fewer, KEY) == 2
+
+
+def test_records_of_the_first_version_count() -> None:
+    record = make_record()
+    maps = replace(record.maps, judged_slices=())
+    assert count_drawn(replace(record, schema_version=1, members=(), maps=maps), KEY) == 3
+
+
+def test_a_result_of_other_files_is_told_by_their_paths(tmp_path: Path) -> None:
+    here = CaseFiles("a", "brats2017", {"t1": tmp_path / "sub-01" / "t1.nii.gz"})
+    there = CaseFiles("a", "brats2017", {"t1": tmp_path / "sub-02" / "t1.nii.gz"})
+    roundabout = CaseFiles("a", "brats2017", {"t1": tmp_path / "x" / ".." / "sub-01/t1.nii.gz"})
+    record = make_record(here)
+    assert is_of_images(record, here)
+    assert is_of_images(record, roundabout)
+    assert not is_of_images(record, there)

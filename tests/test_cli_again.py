@@ -1,0 +1,193 @@
+"""The same command once more: what is done is not drawn again, what somebody painted stays."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from napari_diffseg.cli import main
+from napari_diffseg.core import batch
+from napari_diffseg.core.checkpoint import save_checkpoint
+from napari_diffseg.core.convergence import compute_convergence
+from tests.models import tiny_model
+from tests.test_cli import read_json, write_synthetic
+
+SHAPE = (5, 40, 36)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two models of the same name."""
+    folder = tmp_path_factory.mktemp("models")
+    paths = []
+    for seed in (0, 1):
+        tiny = tiny_model(seed)
+        path = folder / str(seed) / "tiny.safetensors"
+        path.parent.mkdir()
+        paths.append(save_checkpoint(path, tiny.network, tiny.preprocessing, tiny.card, {}))
+    return paths
+
+
+@pytest.fixture
+def run(models: list[Path], tmp_path: Path, monkeypatch):
+    """Segment all cases; return the exit code and the names of those that were sampled."""
+    drawn: list[str] = []
+    real = batch.run_case
+
+    def note(case, *arguments, **options):
+        drawn.append(case.name)
+        return real(case, *arguments, **options)
+
+    monkeypatch.setattr(batch, "run_case", note)
+
+    def segment(*options: object, model: int = 0) -> tuple[int, list[str]]:
+        drawn.clear()
+        fixed = ["--out", tmp_path / "out", "--checkpoint", models[model], "--device", "cpu"]
+        code = main(["segment", str(tmp_path / "in"), *map(str, (*fixed, *options))])
+        return code, [*drawn]
+
+    return segment
+
+
+@pytest.fixture
+def cases(tmp_path: Path) -> list[str]:
+    names = ["Case_1", "Case_2"]
+    for seed, name in enumerate(names):
+        write_synthetic(tmp_path / "in", name, seed=seed, shape=SHAPE)
+    return names
+
+
+def test_what_is_done_is_told_and_not_drawn_again(run, cases, tmp_path: Path, capsys) -> None:
+    assert run("--samples", 2) == (0, cases)
+    record = tmp_path / "out" / "Case_2_diffseg.json"
+    record.unlink()  # as if Ctrl-C had come before
+    capsys.readouterr()
+    assert run("--samples", 2, "--skip-done") == (0, ["Case_2"])
+    done = tmp_path / "out" / "Case_1_diffseg.json"
+    assert f"[1/2] Case_1 was done: {done}" in capsys.readouterr().err
+    assert run("--samples", 1, "--skip-done") == (0, [])  # there are more than that
+    assert run("--samples", 2) == (0, cases)  # only if asked for
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--samples", 3),
+        ("--seed", 1),
+        ("--steps", 2),
+        ("--sampler", "ddim"),
+        ("--mirror",),
+        ("--vary-contrast",),
+        ("--threshold", 0.4),
+        ("--of", "masks"),
+        ("--consensus", "majority"),
+        ("--save-samples",),
+        ("--report",),
+        ("--slices", "1:"),
+        ("--slices", "0:2"),
+    ],
+    ids=str,
+)
+def test_a_result_of_other_settings_is_not_what_is_wanted(run, cases, options) -> None:
+    samples = () if "--samples" in options else ("--samples", 2)
+    run("--samples", 2)
+    assert run(*samples, "--skip-done", *options) == (0, cases)
+    # With the same settings again it is.
+    assert run(*samples, "--skip-done", *options) == (0, [])
+
+
+def test_a_result_of_another_model_or_of_other_images_is_not(run, cases, tmp_path: Path) -> None:
+    run("--samples", 1)
+    assert run("--samples", 1, "--skip-done", model=1) == (0, cases)
+    (tmp_path / "in").rename(tmp_path / "elsewhere")
+    for name in cases:
+        shutil.copytree(tmp_path / "elsewhere" / name, tmp_path / "in" / name)
+    assert run("--samples", 1, "--skip-done", model=1) == (0, [])  # the same place
+    shutil.move(tmp_path / "in" / "Case_1", tmp_path / "in" / "moved" / "Case_1")
+    assert run("--samples", 1, "--skip-done", model=1) == (0, ["Case_1"])
+
+
+def test_a_result_without_one_of_its_files_is_not_done(run, cases, tmp_path: Path) -> None:
+    run("--samples", 1)
+    (tmp_path / "out" / "Case_1_mean.nii.gz").unlink()
+    (tmp_path / "out" / "Case_2_diffseg.json").write_text("{", encoding="utf-8")
+    assert run("--samples", 1, "--skip-done") == (0, cases)
+
+
+def test_fewer_samples_that_were_stable_are_done_by_the_same_tolerance(run, cases) -> None:
+    run("--samples", 6, "--until-stable", 0.9)
+    assert run("--samples", 6, "--until-stable", 0.9, "--skip-done") == (0, [])
+    assert run("--samples", 6, "--until-stable", 0.95, "--skip-done") == (0, [])
+    assert run("--samples", 4, "--until-stable", 0, "--skip-done") == (0, cases)
+    assert run("--samples", 4, "--until-stable", 0, "--skip-done") == (0, [])  # never stable
+
+
+@pytest.mark.parametrize(
+    ("options", "watched"),
+    [
+        (("--threshold", 0.3, "--of", "masks"), (0.3, "masks")),
+        (("--threshold", 0.3, "--consensus", "majority"), (0.5, "masks")),
+        (("--consensus", "closest"), (0.5, "masks")),
+        ((), (0.5, "probabilities")),
+    ],
+    ids=str,
+)
+def test_the_mask_that_is_saved_has_to_be_stable(
+    run, cases, tmp_path: Path, options, watched
+) -> None:
+    run("--samples", 4, "--until-stable", 0.9, "--save-samples", *options)
+    record = read_json(tmp_path / "out" / "Case_1_diffseg.json")
+    stopping = record["run"]["stopping"]
+    assert (stopping["threshold"], stopping["of"]) == watched
+    members = nib.load(tmp_path / "out" / "Case_1_samples.nii.gz").dataobj.get_unscaled()
+    additions = compute_convergence(np.moveaxis(members, (3, 2), (0, 1)), *watched)
+    assert stopping["dice"] == pytest.approx(min(each.dice for each in additions[-2:]))
+
+
+def test_a_result_with_an_edited_mask_is_not_replaced_unasked(
+    run, cases, tmp_path: Path, capsys
+) -> None:
+    run("--samples", 1)
+    edited = tmp_path / "out" / "Case_1_edited.nii.gz"
+    shutil.copy(tmp_path / "out" / "Case_1_mask.nii.gz", edited)
+    before = {path: path.read_bytes() for path in (tmp_path / "out").glob("Case_1_*")}
+    capsys.readouterr()
+    assert run("--samples", 2) == (1, ["Case_2"])
+    told = capsys.readouterr().err
+    assert f"[1/2] Case_1 failed: {edited} was edited by hand" in told
+    assert "--overwrite" in told
+    assert {path: path.read_bytes() for path in (tmp_path / "out").glob("Case_1_*")} == before
+    assert run("--samples", 1, "--skip-done") == (0, [])  # nothing of it would change
+
+    assert run("--samples", 2, "--overwrite") == (0, cases)
+    assert f"Case_1 note: {edited} is left from an earlier run" in capsys.readouterr().err
+    assert edited.read_bytes() == before[edited]
+    assert read_json(tmp_path / "out" / "Case_1_diffseg.json")["maps"]["n_members"] == 2
+
+
+def test_notes_about_the_images_are_told_before_anything_is_drawn(
+    run, cases, tmp_path: Path, capsys, monkeypatch
+) -> None:
+    shutil.copy(
+        tmp_path / "in" / "Case_1" / "Case_1_t1.nii.gz",
+        tmp_path / "in" / "Case_1" / "Case_1_t2.nii.gz",
+    )
+    assert run("--samples", 1)[0] == 0
+    told = capsys.readouterr().err
+    assert told.count("T1 and T2 are the same image") == 1
+    assert told.index("[1/2] Case_1 note: T1 and T2 are") < told.index("[1/2] Case_1: ")
+
+
+def test_a_report_that_cannot_be_made_leaves_nothing(
+    run, cases, tmp_path: Path, monkeypatch
+) -> None:
+    def explode(*_: object, **__: object) -> str:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("napari_diffseg.core.export.write_page", explode)
+    assert run("--samples", 1, "--report")[0] == 1
+    assert not list((tmp_path / "out").iterdir())
