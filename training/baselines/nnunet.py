@@ -10,11 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +27,10 @@ from napari_diffseg.core.errors import CaseError
 from napari_diffseg.core.geometry import Geometry, to_canonical, to_source_grid
 from napari_diffseg.core.levels import encode_probability
 from napari_diffseg.core.preprocessing import PreparedCase, PreprocessingConfig
+from training.baselines.nnunet_folders import DATASET
+from training.baselines.nnunet_record import read_effort, read_folds
 
 CHANNELS = ("T1", "T1CE", "T2", "FLAIR")
-DATASET = "Dataset500_WholeTumour"
-EFFORT_NAME = "effort.json"
-_EFFORT_KEYS = ("parameters", "training_hours", "images_seen")
-"""What is on record in the folder of the predictions, and of each trained fold."""
 
 ZRange = tuple[int, int]
 
@@ -96,58 +96,24 @@ def read_probability(path: Path, geometry: Geometry) -> NDArray[np.float32]:
         The file is missing, damaged, or not of this case.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # NumPy leaves a damaged file open that it has opened itself.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             softmax = arrays["probabilities"]
-    except (OSError, KeyError, ValueError, EOFError) as error:
+    except FileNotFoundError as error:
         raise CaseError(
-            f"{path} is not a prediction of nnU-Net ({error!r}). Predict with --save_probabilities."
+            f"{path} is missing. Predict all cases with `python -m training.nnunet predict`; it "
+            "goes on when it was interrupted."
+        ) from error
+    except (OSError, KeyError, ValueError, EOFError, BadZipFile, zlib.error) as error:
+        raise CaseError(
+            f"{path} is not a prediction of nnU-Net, or was cut off ({error!r}). Delete it and "
+            "predict again, with --save_probabilities."
         ) from error
     # (classes, z, y, x) of the file, as SimpleITK has it: the file's own axes in reverse.
     expected = to_source_grid(np.empty(geometry.shape, bool), geometry).shape[::-1]
     if softmax.shape != (2, *expected):
         raise CaseError(f"{path}: {softmax.shape} is not (2, {', '.join(map(str, expected))}).")
     return np.asarray(to_canonical(softmax[1].T.astype(np.float32), geometry), np.float32)
-
-
-def read_effort(path: Path) -> dict[str, Any]:
-    """Return what training has cost, as far as it is on record; the user may have written some.
-
-    Raises
-    ------
-    CaseError
-        The file is damaged.
-    """
-    if not path.exists():
-        return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return {key: values[key] for key in _EFFORT_KEYS if key in values}
-    except (ValueError, TypeError) as error:
-        raise CaseError(f"{path} is damaged ({error}). Mend it, or delete it.") from error
-
-
-def add_hours(path: Path, seconds: float) -> None:
-    """Add to the hours of training on record, complete or not at all."""
-    effort = read_effort(path)
-    hours = float(effort.get("training_hours", 0)) + seconds / 3600
-    _write_effort(path, effort | {"training_hours": f"{hours:.4f}"})
-
-
-def add_effort(path: Path, folds: Sequence[dict[str, Any]]) -> None:
-    """Put parameters and images seen of all folds together on record, as far as each knows them."""
-    sums = {
-        key: sum(int(fold[key]) for fold in folds)
-        for key in ("parameters", "images_seen")
-        if folds and all(key in fold for fold in folds)
-    }
-    _write_effort(path, read_effort(path) | sums)
-
-
-def _write_effort(path: Path, effort: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(effort) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 @dataclass(frozen=True)
@@ -168,13 +134,21 @@ class NnunetSegmenter:
 
     @cached_property
     def folds(self) -> tuple[Path, ...]:
-        """The folders with predictions.
+        """The folders with predictions: those on record, or else all that are there.
 
         Raises
         ------
         CaseError
-            There is no prediction.
+            There is no prediction, or none of a fold that is on record.
         """
+        if (recorded := read_folds(self.folder)) is not None:
+            found = tuple(self.folder / f"fold_{name}" for name in recorded)
+            if missing := [fold.name for fold in found if not any(fold.glob("*.npz"))]:
+                raise CaseError(
+                    f"{self.folder} is to hold predictions of {', '.join(missing)}, but does not "
+                    "yet. Run the command `python -m training.nnunet predict` again."
+                )
+            return found
         found = tuple(sorted(p for p in self.folder.glob("fold_*") if any(p.glob("*.npz"))))
         if not found and any(self.folder.glob("*.npz")):
             found = (self.folder,)
@@ -206,7 +180,7 @@ class NnunetSegmenter:
             "steps": 1,
             "seed": "",
         }
-        return values | read_effort(self.folder / EFFORT_NAME)
+        return values | read_effort(self.folder)
 
     @property
     def trained_on(self) -> frozenset[str]:
