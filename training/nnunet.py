@@ -2,7 +2,8 @@
 
 Needs the package ``nnunetv2`` (``pip install "nnunetv2>=2.8"``) for all but ``convert``. Its
 folders (raw, preprocessed, results) are made below WORK, so no environment variable has to be set.
-What is done is not done again: a prepared dataset, a trained fold, a predicted case.
+What is done is not done again: a converted case, a prepared dataset, a trained fold, a predicted
+case.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from napari_diffseg.core.errors import DiffsegError
-from training.baselines.nnunet import write_dataset
+from training.baselines.nnunet_dataset import write_dataset
 from training.baselines.nnunet_folders import DATASET, PLANS, NnunetFolders
 from training.baselines.nnunet_record import (
     EFFORT_NAME,
@@ -192,9 +193,12 @@ def make_parser() -> argparse.ArgumentParser:
         "python -m training.nnunet", description="nnU-Net v2 on the cases of a split."
     )
     actions = parser.add_subparsers(dest="action", required=True)
-    convert = actions.add_parser("convert", help="write the raw dataset")
+    convert = actions.add_parser("convert", help="write the raw dataset; goes on likewise")
     convert.add_argument("cases", type=Path, metavar="CASES_DIR")
     convert.add_argument("--split", type=Path, required=True)
+    convert.add_argument(
+        "--workers", type=int, default=2, help="processes; each takes about 1 GB (default: 2)"
+    )
     train = actions.add_parser("train", help="plan, preprocess and train; goes on when interrupted")
     predict = actions.add_parser("predict", help="predict the validation cases, fold by fold")
     for action in (convert, train, predict):
@@ -238,19 +242,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run_action(arguments: argparse.Namespace) -> None:
-    work: Path = arguments.work
     if arguments.action == "convert":
-        training, test = (
-            choose_cases(arguments.cases, arguments.split, part)[0]
-            for part in ("training", "validation")
-        )
-        print(write_dataset(training, test, work / "raw"))
+        print(_convert(arguments))
         return
-    arguments.work = work.resolve()
+    arguments.work = arguments.work.resolve()
     if arguments.action == "train":
         train(arguments)
     else:
         print(predict(arguments))
+
+
+def _convert(arguments: argparse.Namespace) -> Path:
+    from tqdm import tqdm
+
+    training, test = (
+        choose_cases(arguments.cases, arguments.split, part)[0]
+        for part in ("training", "validation")
+    )
+    total, workers = len(training) + len(test), max(1, arguments.workers)
+    with tqdm(total=total, unit="case", desc="convert", file=sys.stderr) as bar:
+        return write_dataset(training, test, arguments.work / "raw", workers, bar.update)
 
 
 if __name__ == "__main__":

@@ -59,9 +59,9 @@ def run_nnunet(arguments: argparse.Namespace, split: Path, plan: Plan) -> None:
     work = arguments.work / "nnunet"
     place = ["--work", str(work)]
     if not (work / "raw" / DATASET / "dataset.json").exists():
-        run_step(
-            "conversion", nnunet, ["convert", str(arguments.cases), "--split", str(split), *place]
-        )
+        which = [str(arguments.cases), "--split", str(split), *place]
+        which += ["--workers", str(arguments.workers)]
+        run_step("conversion", nnunet, ["convert", *which])
     device = resolve_device(arguments.device).type
     if NNUNET not in plan.total_steps:
         cost = nnunet.time_iteration(work, device)

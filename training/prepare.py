@@ -8,13 +8,11 @@ skipped the next time, and one that cannot be used does not stop the others.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +33,7 @@ from training.cache_index import (
     write_index,
 )
 from training.config import find_config, load_config
+from training.pools import LOST_PROCESS, open_pool
 from training.slice_content import find_content, measure_content, read_content
 from training.slices import prepare_training_slices
 
@@ -170,7 +169,7 @@ def _prepare_all(
         for files in cases:
             yield files, _try_one(files, out, config)
         return
-    with _pool(workers) as pool:
+    with open_pool(workers) as pool:
         futures: dict[Future[Result], CaseFiles] = {
             pool.submit(_try_one, files, out, config): files for files in cases
         }
@@ -178,19 +177,8 @@ def _prepare_all(
             try:
                 result = future.result()
             except BrokenProcessPool:
-                result = "a process was ended from outside, probably for lack of memory: run the "
-                result += "command again with fewer --workers."
+                result = LOST_PROCESS
             yield futures[future], result
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    # Fresh processes: a forked one can hang in a library that has threads.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _try_one(files: CaseFiles, out: Path, config: PreprocessingConfig) -> Result:

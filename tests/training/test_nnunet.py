@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -15,11 +16,12 @@ import numpy as np
 import pytest
 import torch
 
-from napari_diffseg.core.brats import load_case
+from napari_diffseg.core.brats import Case, CaseFiles, load_case
 from napari_diffseg.core.errors import CaseError
 from napari_diffseg.core.preprocessing import prepare_case
 from tests.training.tiny import TRAINING, VALIDATION, TinyData
 from training import nnunet
+from training.baselines import nnunet_dataset
 from training.baselines.nnunet import NnunetSegmenter, read_probability
 from training.baselines.nnunet_folders import DATASET
 from training.baselines.opening import open_segmenter
@@ -28,10 +30,15 @@ from training.nnunet import main
 from training.results import SettingRow, SliceRow, read_rows
 
 
+def in_one_process(data: TinyData) -> list[str]:
+    """Return which cases are converted, without the seconds that other processes need to start."""
+    return [str(data.cases), "--split", str(data.split), "--workers", "1"]
+
+
 def test_dataset_has_nnunets_names_and_the_cases_own_grid(
     tiny_data: TinyData, tmp_path: Path
 ) -> None:
-    options = ["--split", str(tiny_data.split), "--work", str(tmp_path)]
+    options = ["--split", str(tiny_data.split), "--work", str(tmp_path), "--workers", "1"]
     assert main(["convert", str(tiny_data.cases), *options]) == 0
     dataset = tmp_path / "raw" / DATASET
     names = sorted(path.name for path in (dataset / "imagesTr").iterdir())
@@ -51,6 +58,54 @@ def test_dataset_has_nnunets_names_and_the_cases_own_grid(
         if source == "seg":
             expected = expected > 0
         assert np.array_equal(np.asanyarray(ours.dataobj), expected)
+
+
+def test_conversion_goes_on_where_it_was_interrupted(
+    tiny_data: TinyData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cases = shutil.copytree(tiny_data.cases, tmp_path / "cases")
+    which = [str(cases), "--split", str(tiny_data.split), "--work", str(tmp_path / "work")]
+    dataset = tmp_path / "work" / "raw" / DATASET
+    converted: list[str] = []
+
+    def convert(files: CaseFiles) -> Case:
+        if len(converted) == 2:
+            raise KeyboardInterrupt
+        converted.append(files.name)
+        return load_case(files)
+
+    monkeypatch.setattr(nnunet_dataset, "load_case", convert)
+    assert main(["convert", *which, "--workers", "1"]) == 130
+    assert converted == [*TRAINING[:2]]
+    assert not (dataset / "dataset.json").exists()
+    (dataset / "imagesTr" / f"{TRAINING[1]}_0003.nii.gz").unlink()
+    (dataset / "imagesTr" / f".part_{TRAINING[1]}_0003.nii.gz").write_text("cut off")
+    del converted[:]
+    converted.append("")
+    assert main(["convert", *which, "--workers", "1"]) == 130
+    assert converted == ["", TRAINING[1]]
+    assert not list(dataset.glob("*/.part*"))
+    # The rest by two processes; then nothing is left to do, until a case has changed.
+    assert main(["convert", *which, "--workers", "2"]) == 0
+    assert len(list(dataset.glob("images*/*.nii.gz"))) == 16
+    assert json.loads((dataset / "dataset.json").read_text("utf-8"))["numTraining"] == 3
+    del converted[:]
+    assert main(["convert", *which]) == 0
+    assert not converted
+    future = time.time() + 10
+    os.utime(cases / TRAINING[2] / f"{TRAINING[2]}_t2.nii.gz", (future, future))
+    assert main(["convert", *which]) == 0
+    assert converted == [TRAINING[2]]
+    # nnU-Net would train on whatever it finds there.
+    swapped = tmp_path / "swapped.json"
+    swapped.write_text(json.dumps({"training": VALIDATION, "validation": TRAINING}), "utf-8")
+    capsys.readouterr()
+    which[2] = str(swapped)
+    assert main(["convert", *which]) == 2
+    assert "files that are not of this split" in capsys.readouterr().err
 
 
 def write_prediction(folder: Path, tiny_data: TinyData, probability: float) -> None:
@@ -181,7 +236,7 @@ def test_commands_are_nnunets_own(tmp_path: Path, ran: list[list[str]]) -> None:
 @pytest.fixture
 def work(tiny_data: TinyData, tmp_path: Path) -> list[str]:
     """Give the options of a converted dataset."""
-    convert = [str(tiny_data.cases), "--split", str(tiny_data.split), "--work", str(tmp_path)]
+    convert = [*in_one_process(tiny_data), "--work", str(tmp_path)]
     assert main(["convert", *convert]) == 0
     return ["--work", str(tmp_path), "--device", "cpu"]
 
@@ -254,7 +309,7 @@ def test_interrupted_prediction_goes_on(
 def test_what_is_done_is_not_done_again(
     tiny_data: TinyData, tmp_path: Path, ran: list[list[str]]
 ) -> None:
-    convert = [str(tiny_data.cases), "--split", str(tiny_data.split), "--work", str(tmp_path)]
+    convert = [*in_one_process(tiny_data), "--work", str(tmp_path)]
     assert main(["convert", *convert]) == 0
     options = ["--work", str(tmp_path), "--device", "cpu", "--epochs", "1"]
     assert main(["train", *options, "--folds", "0"]) == 0
@@ -283,7 +338,7 @@ def test_a_batch_size_is_a_configuration_beside_nnunets_own(
     ran: list[list[str]],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    convert = [str(tiny_data.cases), "--split", str(tiny_data.split), "--work", str(tmp_path)]
+    convert = [*in_one_process(tiny_data), "--work", str(tmp_path)]
     assert main(["convert", *convert]) == 0
     prepared = tmp_path / "preprocessed" / DATASET
     (prepared / "nnUNetPlans_2d").mkdir(parents=True)

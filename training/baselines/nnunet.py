@@ -1,4 +1,4 @@
-"""nnU-Net v2 beside the others: cases in its raw format, and its softmax as members.
+"""nnU-Net v2 beside the others: its softmax as members.
 
 The package ``nnunetv2`` itself is optional; :mod:`training.nnunet` runs its commands. Every fold
 that predicted is one member. Their mean probability is the ensemble (nnU-Net's own averages logits,
@@ -8,10 +8,8 @@ which differs a little where folds disagree).
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,70 +19,15 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_diffseg.core.brats import Case, CaseFiles, load_case
+from napari_diffseg.core.brats import Case
 from napari_diffseg.core.ensemble import Ensemble
 from napari_diffseg.core.errors import CaseError
 from napari_diffseg.core.geometry import Geometry, to_canonical, to_source_grid
 from napari_diffseg.core.levels import encode_probability
 from napari_diffseg.core.preprocessing import PreparedCase, PreprocessingConfig
-from training.baselines.nnunet_folders import DATASET
 from training.baselines.nnunet_record import read_effort, read_folds
 
-CHANNELS = ("T1", "T1CE", "T2", "FLAIR")
-
 ZRange = tuple[int, int]
-
-
-def write_dataset(training: Sequence[CaseFiles], test: Sequence[CaseFiles], folder: Path) -> Path:
-    """Write cases as nnU-Net's raw dataset, and return its folder.
-
-    Images are on the grids of the cases' own files, labels are whole tumour (1) or not (0).
-
-    Parameters
-    ----------
-    training, test
-        Cases for nnU-Net's own folds, and those that it only predicts.
-    folder
-        nnU-Net's ``nnUNet_raw``.
-
-    Raises
-    ------
-    DiffsegError
-        A case cannot be read, or one for training has no labels.
-    """
-    dataset = folder / DATASET
-    for files in training:
-        case = load_case(files)
-        if case.wt_truth is None:
-            raise CaseError(f"{case.name} has no expert labels, so it cannot be trained on.")
-        _write_images(case, dataset / "imagesTr")
-        _write(case.wt_truth.astype(np.uint8), case.geometry, dataset / "labelsTr", case.name)
-    for files in test:
-        _write_images(load_case(files), dataset / "imagesTs")
-    description = {
-        "channel_names": {str(i): name for i, name in enumerate(CHANNELS)},
-        "labels": {"background": 0, "whole_tumour": 1},
-        "numTraining": len(training),
-        "file_ending": ".nii.gz",
-    }
-    (dataset / "dataset.json").write_text(json.dumps(description, indent=1) + "\n", "utf-8")
-    return dataset
-
-
-def _write_images(case: Case, folder: Path) -> None:
-    for number, volume in enumerate(case.prior_image):
-        _write(volume, case.geometry, folder, f"{case.name}_{number:04d}")
-
-
-def _write(array: NDArray[Any], geometry: Geometry, folder: Path, name: str) -> None:
-    import nibabel as nib
-
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.nii.gz"
-    # nibabel chooses the format by the name's end, so the temporary file keeps it.
-    temporary = folder / f".part_{path.name}"
-    nib.save(nib.Nifti1Image(to_source_grid(array, geometry), geometry.source_affine), temporary)
-    os.replace(temporary, path)
 
 
 def read_probability(path: Path, geometry: Geometry) -> NDArray[np.float32]:
