@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,33 @@ def parse_slices(text: str) -> tuple[int, int]:
     return int(first), int(end)
 
 
+@dataclass(frozen=True)
+class Shard:
+    """One of several equal shares of the cases, for a process of its own."""
+
+    number: int
+    """From 1."""
+    count: int
+
+    def of(self, cases: Sequence[CaseFiles]) -> list[CaseFiles]:
+        """Return its cases; no other shard has them."""
+        return [*cases[self.number - 1 :: self.count]]
+
+
+def parse_shard(text: str) -> Shard:
+    """Return the shard of a text such as ``1/4``, for command lines.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        It is none.
+    """
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a share like 1/4 (of 4: 1 to 4)")
+    return Shard(int(number), int(count))
+
+
 class CaseStore:
     """Measurements of finished cases, one JSON file each, with what they depend on.
 
@@ -75,7 +103,7 @@ class CaseStore:
     def save(self, name: str, key: dict[str, Any], measurements: CaseMeasurements) -> None:
         """Write the file of a case, complete or not at all."""
         path = self._path(name)
-        temporary = path.with_name(f".{path.name}.part")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
         values = {"key": key, "measurements": dataclasses.asdict(measurements)}
         try:
             temporary.write_text(json.dumps(values, allow_nan=False), encoding="utf-8")

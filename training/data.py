@@ -21,6 +21,7 @@ from napari_diffseg.core.preprocessing import find_context
 from training.augmentation import augment, paste_tumours
 from training.config import AugmentationConfig, DataConfig
 from training.shares import BatchRandom
+from training.slice_content import measure_content, read_content
 
 # The last number is the visit in BraTS 2017 to 2019 (Brats18_CBICA_AAB_1) and from 2023 on
 # (BraTS-GLI-00000-001); in the years between the only number is the patient's. A slice has its own
@@ -134,8 +135,10 @@ class SliceCache:
         for number, name in enumerate(self.names):
             images, masks, source_slices = self._open(folder, name)
             windows.add((images.shape[2], images.shape[3]))
-            brain = np.mean(images.max(axis=1) > 0, axis=(1, 2))
-            wanted: NDArray[np.bool_] = np.asarray(brain > config.min_brain_fraction)
+            content = read_content(folder, name, len(images))
+            if content is None:
+                content = measure_content(images, masks)
+            wanted: NDArray[np.bool_] = np.asarray(content[:, 0] > config.min_brain_fraction)
             if config.source_slices is not None:
                 first, end = config.source_slices
                 wanted &= (source_slices >= first) & (source_slices < end)
@@ -143,7 +146,7 @@ class SliceCache:
             case_of.append(np.full(len(rows), number))
             row_of.append(rows)
             source_slice.append(source_slices[rows])
-            has_tumour.append(np.asarray(masks.any(axis=(1, 2)))[rows])
+            has_tumour.append((content[:, 1] > 0)[rows])
         if not sum(len(rows) for rows in row_of):
             raise CaseError(f"{folder}: none of the {len(names)} cases has a slice to be used.")
         if len(windows) > 1:
@@ -170,7 +173,7 @@ class SliceCache:
             context = self._context.get(name, ())
             rows = find_context(_canonical(source_slices), np.array([row]), context)[0]
             images.append(case_images[rows].reshape(-1, *self.window))
-            masks.append(case_masks[row])
+            masks.append(np.array(case_masks[row]))  # a view would keep the file open
         return (
             torch.from_numpy(np.stack(images)).float().div_(255.0),
             torch.from_numpy(np.stack(masks)).float().unsqueeze(1),
@@ -183,7 +186,8 @@ def _canonical(source_slices: NDArray[np.int64]) -> NDArray[np.int64]:
     return -source_slices if descending else source_slices
 
 
-_MAX_OPEN_CASES = 200
+_MAX_OPEN_CASES = 40
+"""Each has two files open; macOS allows a process 256, and validation has a cache of its own."""
 
 
 def _open_cached(

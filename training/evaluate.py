@@ -35,8 +35,10 @@ from training.case_store import (
     PROTOCOL_VERSION,
     CaseStore,
     Protocol,
+    Shard,
     choose_cases,
     make_key,
+    parse_shard,
     parse_slices,
 )
 from training.measure import CaseMeasurements, measure_case
@@ -98,10 +100,12 @@ def evaluate(
     out: Path,
     *,
     fresh: bool = False,
+    writes_csv: bool = True,
 ) -> int:
     """Measure all cases and write the CSV files; return how many failed.
 
     They are written now and then, and in any case at the end, also of an interrupted evaluation.
+    Without ``writes_csv`` there is only what each case leaves in ``cases``, for a later call.
     """
     from tqdm import tqdm
 
@@ -121,7 +125,8 @@ def evaluate(
         tqdm(cases, unit="case", disable=None, dynamic_ncols=True) as bar,
         ExitStack() as at_end,
     ):
-        at_end.callback(lambda: _write_all(out, settings, measured))
+        if writes_csv:
+            at_end.callback(lambda: _write_all(out, settings, measured))
         for files in bar:
             bar.set_description(files.name)
             patient = patients[files.name]
@@ -140,7 +145,7 @@ def evaluate(
                 n_failed += 1
                 continue
             measured.append(result)
-            if time.monotonic() - written > _WRITE_EVERY_S:
+            if writes_csv and time.monotonic() - written > _WRITE_EVERY_S:
                 _write_all(out, settings, measured)
                 written = time.monotonic()
             took = "was done" if done_before else f"{time.monotonic() - started:.0f} s"
@@ -206,11 +211,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         protocol = Protocol(arguments.slices, arguments.all_slices)
         cases, patients = choose_cases(arguments.cases, arguments.split, arguments.part)
+        shard: Shard | None = arguments.shard
+        if shard is not None:
+            cases = shard.of(cases)
         arguments.out.mkdir(parents=True, exist_ok=True)
         n_failed = evaluate(
-            cases, patients, segmenter, protocol, arguments.out, fresh=arguments.fresh
+            cases,
+            patients,
+            segmenter,
+            protocol,
+            arguments.out,
+            fresh=arguments.fresh,
+            writes_csv=shard is None,
         )
-        if n_failed < len(cases):
+        if shard is not None:
+            print(
+                f"Measured: {len(cases) - n_failed}. The table is made by a call without --shard."
+            )
+        elif n_failed < len(cases):
             # A part of the cases, such as a fold, may have no tumour where the protocol looks.
             has_tumour = bool(read_rows(arguments.out, SliceRow))
             print(make_report(arguments.out) if has_tumour else "No slice has tumour: no table.")
@@ -272,6 +290,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="axial slices of the protocol, B not included (default: 80:129, the paper's)",
     )
     add("--all-slices", action="store_true", help="sample everything: 3-D scores of whole volumes")
+    add(
+        "--shard",
+        type=parse_shard,
+        metavar="I/N",
+        help="measure only every N-th case from the I-th on, and write no CSV files: for several "
+        "processes or GPUs; a last call without it writes them from what was measured",
+    )
     add("--fresh", action="store_true", help="measure cases again that were done before")
     return parser.parse_args(argv)
 

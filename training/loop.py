@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from training.config import OptimiserConfig, RunConfig, TrainingConfig, config_v
 from training.data import BatchPlan, SliceCache, load_batch
 from training.ema import ExponentialMovingAverage
 from training.objectives import TrainingLoss, make_objective
+from training.prefetch import Prefetcher
 from training.processes import ONE_PROCESS, Processes
 from training.shares import BatchRandom
 from training.state import STATE_NAME, load_state, save_state
@@ -74,8 +75,23 @@ class StepResult:
     seconds: float
 
 
+@dataclass(frozen=True)
+class Batch:
+    """What a step sees: its slices, and its random numbers from there on."""
+
+    images: Tensor
+    masks: Tensor
+    random: BatchRandom
+
+
 class Trainer:
-    """A run in a folder: the network, its average, the optimiser and the step number."""
+    """A run in a folder: the network, its average, the optimiser and the step number.
+
+    Attributes
+    ----------
+    loads_ahead : bool
+        Whether :meth:`loading_ahead` does; not on the CPU, which has nothing to wait for.
+    """
 
     def __init__(
         self,
@@ -119,6 +135,8 @@ class Trainer:
         self._scaler = torch.amp.GradScaler(
             device.type, enabled=self._autocast_type == torch.float16
         )
+        self.loads_ahead = device.type != "cpu"
+        self._batches: Prefetcher[Batch] | None = None
         self.step = 0
         self.seconds = 0.0
         self.resumed_processes: int | None = None
@@ -169,10 +187,8 @@ class Trainer:
         started = time.perf_counter()
         config = self.config
         parts = config.run.accumulate
-        random = BatchRandom(
-            step_generator(config.run.seed, self.step), self._processes.share, groups=parts
-        )
-        images, masks = load_batch(self._cache, self._plan, self.step, config.augmentation, random)
+        batches = self._batches
+        batch = self._load_batch(self.step) if batches is None else batches.take(self.step)
         rate = compute_learning_rate(self.step, config.optimiser, config.run.total_steps)
         for group in self._optimiser.param_groups:
             group["lr"] = rate
@@ -182,11 +198,11 @@ class Trainer:
         self._optimiser.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
         for part, (image, mask) in enumerate(
-            zip(images.chunk(parts), masks.chunk(parts), strict=True), start=1
+            zip(batch.images.chunk(parts), batch.masks.chunk(parts), strict=True), start=1
         ):
             with self._processes.keeping_gradients(self._loss, wanted=part < parts):
                 terms = self._loss(
-                    image.to(self.device), mask.to(self.device), random, self._autocast
+                    self._to_device(image), self._to_device(mask), batch.random, self._autocast
                 )
                 loss = torch.stack(list(terms.values())).sum() / parts
                 torch.autograd.backward(self._scaler.scale(loss))
@@ -206,6 +222,40 @@ class Trainer:
         self.seconds += seconds
         terms = dict(zip(sums, values, strict=True))
         return StepResult(self.step, sum(values), terms, rate, gradient_norm, seconds)
+
+    def _load_batch(self, step: int) -> Batch:
+        """Prepare the batch of a step: a pure function of the seed and the step."""
+        config = self.config
+        random = BatchRandom(
+            step_generator(config.run.seed, step),
+            self._processes.share,
+            groups=config.run.accumulate,
+        )
+        images, masks = load_batch(self._cache, self._plan, step, config.augmentation, random)
+        if self._is_pinned:
+            with torch.cuda.device(self.device):  # a thread begins on the first one
+                images, masks = images.pin_memory(), masks.pin_memory()
+        return Batch(images, masks, random)
+
+    @property
+    def _is_pinned(self) -> bool:
+        return self.device.type == "cuda"
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        return tensor.to(self.device, non_blocking=self._is_pinned)
+
+    @contextlib.contextmanager
+    def loading_ahead(self) -> Iterator[None]:
+        """Prepare each batch while the step before is taken, where that saves time."""
+        if not self.loads_ahead:
+            yield
+            return
+        with Prefetcher(self._load_batch, self.config.run.total_steps) as batches:
+            self._batches = batches
+            try:
+                yield
+            finally:
+                self._batches = None
 
     def _autocast(self, cache_enabled: bool = True) -> contextlib.AbstractContextManager[Any]:
         if self._autocast_type is None:
@@ -233,6 +283,15 @@ class Trainer:
         FloatingPointError
             If a loss or a gradient is not finite; the state on the disk is the last good one.
         """
+        with self.loading_ahead():
+            return self._train(on_step, on_validation, should_stop)
+
+    def _train(
+        self,
+        on_step: Callable[[StepResult], None],
+        on_validation: Callable[[Trainer], None],
+        should_stop: Callable[[], bool],
+    ) -> bool:
         run = self.config.run
         while self.step < run.total_steps:
             if self._processes.any(should_stop()):

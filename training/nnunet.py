@@ -2,7 +2,8 @@
 
 Needs the package ``nnunetv2`` (``pip install "nnunetv2>=2.8"``) for all but ``convert``. Its
 folders (raw, preprocessed, results) are made below WORK, so no environment variable has to be set.
-What is done is not done again: a prepared dataset, a trained fold.
+What is done is not done again: a converted case, a prepared dataset, a trained fold, a predicted
+case.
 """
 
 from __future__ import annotations
@@ -18,25 +19,24 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from napari_diffseg.core.errors import DiffsegError
-from training.baselines.nnunet import (
-    DATASET,
+from training.baselines.nnunet_dataset import write_dataset
+from training.baselines.nnunet_folders import DATASET, PLANS, NnunetFolders
+from training.baselines.nnunet_record import (
     EFFORT_NAME,
-    add_effort,
     add_hours,
-    read_effort,
-    write_dataset,
+    claim_predictions,
+    sum_efforts,
 )
 from training.case_store import choose_cases
 from training.commands import run_resumable
 
 _NUMBER = DATASET[len("Dataset") : len("Dataset") + 3]
-_PLANS = "nnUNetPlans"
 _TRAINERS = Path(__file__).resolve().parent / "nnunet_trainers"
 
 
 def make_commands(arguments: argparse.Namespace) -> list[list[str]]:
     """Return the commands of nnU-Net that an action still has to run, in their order."""
-    work, configuration = arguments.work, _configuration(arguments)
+    folders, configuration = find_folders(arguments), _configuration(arguments)
     options = f"-tr {_trainer(arguments)} -device {arguments.device}"
     if arguments.action == "train":
         n = min(4, os.cpu_count() or 1)  # nnU-Net's own 8 need more memory than a laptop has
@@ -46,15 +46,16 @@ def make_commands(arguments: argparse.Namespace) -> list[list[str]]:
         folds = [
             f"nnUNetv2_train {_NUMBER} {configuration} {fold} {options} --c".split()
             for fold in arguments.folds
-            if not (find_fold(arguments, fold) / "checkpoint_final.pth").exists()
+            if not folders.is_trained(fold)
         ]
-        is_prepared = _is_prepared(work, planned)
+        is_prepared = _is_prepared(arguments.work, planned)
         return ([] if is_prepared else [[*plan.split(), "--verify_dataset_integrity"]]) + folds
     predict = f"nnUNetv2_predict -d {_NUMBER} -c {configuration} {options} --save_probabilities"
-    images, out = work / "raw" / DATASET / "imagesTs", work / "predictions"
+    places = [*f"{predict} --continue_prediction".split(), "-i", f"{folders.images}"]
     return [
-        [*predict.split(), "-f", f"{fold}", "-i", f"{images}", "-o", f"{out / f'fold_{fold}'}"]
+        [*places, "-f", fold, "-o", f"{folders.predicted(fold)}"]
         for fold in arguments.folds
+        if not folders.is_predicted(fold)
     ]
 
 
@@ -72,30 +73,31 @@ def _add_configuration(arguments: argparse.Namespace) -> None:
     """Add the configuration with its batch size to nnU-Net's plans, as nnU-Net's users do."""
     if arguments.batch_size is None:
         return
-    path = arguments.work / "preprocessed" / DATASET / f"{_PLANS}.json"
+    path = arguments.work / "preprocessed" / DATASET / f"{PLANS}.json"
     plans = json.loads(path.read_text(encoding="utf-8"))
+    if _configuration(arguments) in plans["configurations"]:
+        return
     plans["configurations"][_configuration(arguments)] = {
         "inherits_from": arguments.configuration,
         "batch_size": arguments.batch_size,
     }
-    temporary = path.with_name(f"{path.name}.tmp")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(plans, indent=4) + "\n", encoding="utf-8")
     os.replace(temporary, path)
 
 
-def find_fold(arguments: argparse.Namespace, fold: str) -> Path:
-    """Return the folder in which nnU-Net keeps a trained fold."""
-    name = f"{_trainer(arguments)}__{_PLANS}__{_configuration(arguments)}"
-    folder: Path = arguments.work / "results" / DATASET / name / f"fold_{fold}"
-    return folder
+def find_folders(arguments: argparse.Namespace) -> NnunetFolders:
+    """Return where the network that is asked for is, and predicts to."""
+    out = getattr(arguments, "out", None) or arguments.work / "predictions"
+    return NnunetFolders(arguments.work, _trainer(arguments), _configuration(arguments), out)
 
 
 def _is_prepared(work: Path, configuration: str) -> bool:
     """Whether nnU-Net has prepared every case of its raw dataset."""
     folder = work / "preprocessed" / DATASET
     names = {p.name.removesuffix(".nii.gz") for p in (work / "raw" / DATASET).glob("labelsTr/*")}
-    done = {path.stem for path in (folder / f"{_PLANS}_{configuration}").glob("*.pkl")}
-    return (folder / f"{_PLANS}.json").exists() and bool(names) and names == done
+    done = {path.stem for path in (folder / f"{PLANS}_{configuration}").glob("*.pkl")}
+    return (folder / f"{PLANS}.json").exists() and bool(names) and names == done
 
 
 def is_installed() -> bool:
@@ -126,25 +128,48 @@ def run_commands(commands: Sequence[Sequence[str]], work: Path) -> None:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Plan and preprocess, train the folds, and keep a record of the effort.
+    """Plan and preprocess, train the folds, and keep for each of them how long it took.
 
     Raises
     ------
     DiffsegError
         The package is not installed, or a command failed.
     """
-    record = arguments.work / "predictions" / EFFORT_NAME
     for command in make_commands(arguments):
-        if command[0] == "nnUNetv2_train":
-            _add_configuration(arguments)
+        if command[0] != "nnUNetv2_train":
+            run_commands([command], arguments.work)
+            continue
+        _add_configuration(arguments)
+        fold = find_folders(arguments).trained(command[3])
         started = time.monotonic()
         try:
             run_commands([command], arguments.work)
         finally:  # what was interrupted has cost its hours, too
-            if command[0] == "nnUNetv2_train":
-                add_hours(record, time.monotonic() - started)
-    efforts = [read_effort(find_fold(arguments, fold) / EFFORT_NAME) for fold in arguments.folds]
-    add_effort(record, efforts)
+            if fold.exists():
+                add_hours(fold, time.monotonic() - started)
+
+
+def predict(arguments: argparse.Namespace) -> Path:
+    """Predict what is still to be predicted; return the folder, whose record is of these folds.
+
+    Raises
+    ------
+    DiffsegError
+        A fold has not been trained, the folder is another network's, the package is not installed,
+        or a command failed.
+    """
+    folders = find_folders(arguments)
+    if untrained := [fold for fold in arguments.folds if not folders.is_trained(fold)]:
+        raise DiffsegError(
+            f"{folders.trained(untrained[0])}: this fold has not been trained to its end. Run "
+            "`python -m training.nnunet train` with the same options."
+        )
+    effort = sum_efforts([folders.trained(fold) for fold in arguments.folds])
+    claim_predictions(folders.predictions, folders.network, arguments.folds, effort)
+    for fold in arguments.folds:
+        folders.remove_incomplete(fold)
+    run_commands(make_commands(arguments), arguments.work)
+    return folders.predictions
 
 
 def time_iteration(work: Path, device: str) -> float:
@@ -158,7 +183,7 @@ def time_iteration(work: Path, device: str) -> float:
     options = ["train", "--work", str(work), "--device", device, "--folds", "0"]
     arguments = make_parser().parse_args([*options, "--epochs", "1", "--iterations", "4"])
     run_commands(make_commands(arguments), work.resolve())
-    path = find_fold(arguments, "0") / EFFORT_NAME
+    path = find_folders(arguments).trained("0") / EFFORT_NAME
     return float(json.loads(path.read_text(encoding="utf-8"))["seconds_per_iteration"])
 
 
@@ -168,13 +193,19 @@ def make_parser() -> argparse.ArgumentParser:
         "python -m training.nnunet", description="nnU-Net v2 on the cases of a split."
     )
     actions = parser.add_subparsers(dest="action", required=True)
-    convert = actions.add_parser("convert", help="write the raw dataset")
+    convert = actions.add_parser("convert", help="write the raw dataset; goes on likewise")
     convert.add_argument("cases", type=Path, metavar="CASES_DIR")
     convert.add_argument("--split", type=Path, required=True)
+    convert.add_argument(
+        "--workers", type=int, default=2, help="processes; each takes about 1 GB (default: 2)"
+    )
     train = actions.add_parser("train", help="plan, preprocess and train; goes on when interrupted")
     predict = actions.add_parser("predict", help="predict the validation cases, fold by fold")
     for action in (convert, train, predict):
         action.add_argument("--work", type=Path, required=True, metavar="WORK")
+    predict.add_argument(
+        "--out", type=Path, metavar="DIR", help="of one network each (default: WORK/predictions)"
+    )
     for action in (train, predict):
         action.add_argument(
             "--folds",
@@ -211,20 +242,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run_action(arguments: argparse.Namespace) -> None:
-    work: Path = arguments.work
     if arguments.action == "convert":
-        training, test = (
-            choose_cases(arguments.cases, arguments.split, part)[0]
-            for part in ("training", "validation")
-        )
-        print(write_dataset(training, test, work / "raw"))
+        print(_convert(arguments))
         return
-    arguments.work = work.resolve()
+    arguments.work = arguments.work.resolve()
     if arguments.action == "train":
         train(arguments)
     else:
-        run_commands(make_commands(arguments), arguments.work)
-        print(work / "predictions")
+        print(predict(arguments))
+
+
+def _convert(arguments: argparse.Namespace) -> Path:
+    from tqdm import tqdm
+
+    training, test = (
+        choose_cases(arguments.cases, arguments.split, part)[0]
+        for part in ("training", "validation")
+    )
+    total, workers = len(training) + len(test), max(1, arguments.workers)
+    with tqdm(total=total, unit="case", desc="convert", file=sys.stderr) as bar:
+        return write_dataset(training, test, arguments.work / "raw", workers, bar.update)
 
 
 if __name__ == "__main__":

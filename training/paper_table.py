@@ -19,7 +19,7 @@ from typing import Final
 
 from napari_diffseg.core.segment import resolve_device
 from training import evaluate, make_split, nnunet, prepare, report, sheet
-from training.baselines.nnunet import DATASET
+from training.baselines.nnunet_folders import DATASET
 from training.data import load_split
 from training.paper_plan import (
     PLAN_NAME,
@@ -59,9 +59,9 @@ def run_nnunet(arguments: argparse.Namespace, split: Path, plan: Plan) -> None:
     work = arguments.work / "nnunet"
     place = ["--work", str(work)]
     if not (work / "raw" / DATASET / "dataset.json").exists():
-        run_step(
-            "conversion", nnunet, ["convert", str(arguments.cases), "--split", str(split), *place]
-        )
+        which = [str(arguments.cases), "--split", str(split), *place]
+        which += ["--workers", str(arguments.workers)]
+        run_step("conversion", nnunet, ["convert", *which])
     device = resolve_device(arguments.device).type
     if NNUNET not in plan.total_steps:
         cost = nnunet.time_iteration(work, device)
@@ -77,10 +77,8 @@ def run_nnunet(arguments: argparse.Namespace, split: Path, plan: Plan) -> None:
     length = ["--epochs", str(epochs), "--iterations", str(plan.total_steps[NNUNET] // epochs)]
     options = [*place, *length, "--folds", *arguments.folds, "--device", device]
     run_step("training of nnU-Net", nnunet, ["train", *options])
-    predictions = work / "predictions"
-    if not all(any(predictions.glob(f"fold_{fold}/*.npz")) for fold in arguments.folds):
-        run_step("prediction of nnU-Net", nnunet, ["predict", *options])
-    evaluate_row(arguments, split, NNUNET, ["--segmenter", str(predictions)])
+    run_step("prediction of nnU-Net", nnunet, ["predict", *options])
+    evaluate_row(arguments, split, NNUNET, ["--segmenter", str(work / "predictions")])
 
 
 def measure_curves(arguments: argparse.Namespace, split: Path, model: Path) -> None:

@@ -8,17 +8,17 @@ skipped the next time, and one that cannot be used does not stop the others.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from napari_diffseg.core.brats import CaseFiles, discover_cases, load_case
 from napari_diffseg.core.errors import CaseError, DiffsegError
@@ -33,6 +33,8 @@ from training.cache_index import (
     write_index,
 )
 from training.config import find_config, load_config
+from training.pools import LOST_PROCESS, open_pool
+from training.slice_content import find_content, measure_content, read_content
 from training.slices import prepare_training_slices
 
 _TYPES = {"images": np.uint8, "masks": np.uint8, "slices": np.int64}
@@ -87,6 +89,8 @@ def prepare_cache(
         if files.name in seen:
             report(files, "another case has the same name; this one is left out.", True)
         elif entry is not None and is_current(entry, files, out, config):
+            if read_content(out, files.name, entry.n_slices) is None:
+                _add_content(out, files.name)
             report(files, entry, False)
         else:
             todo[files.name] = files
@@ -114,15 +118,28 @@ def prepare_one(files: CaseFiles, out: Path, config: PreprocessingConfig) -> Cac
     sources = tuple(describe_source(path) for path in source_paths(files))
     prepared = prepare_training_slices(load_case(files), config)
     for kind in _TYPES:
-        path = out / f"{files.name}.{kind}.npy"
-        temporary = path.with_name(f"{path.name}.tmp")
-        with temporary.open("wb") as file:
-            np.save(file, getattr(prepared, kind), allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    n_tumour = int(np.count_nonzero(prepared.masks.any(axis=(1, 2))))
+        _save(out / f"{files.name}.{kind}.npy", getattr(prepared, kind))
+    content = measure_content(prepared.images, prepared.masks)
+    _save(find_content(out, files.name), content)
+    n_tumour = int(np.count_nonzero(content[:, 1]))
     return CachedCase(sources, len(prepared.slices), n_tumour, prepared.context, prepared.messages)
+
+
+def _save(path: Path, array: NDArray[Any]) -> None:
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("wb") as file:
+        np.save(file, array, allow_pickle=False)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _add_content(out: Path, name: str) -> None:
+    """Measure a case that is from before this was kept, or was copied."""
+    images, masks = (
+        np.load(out / f"{name}.{kind}.npy", allow_pickle=False) for kind in ("images", "masks")
+    )
+    _save(find_content(out, name), measure_content(images, masks))
 
 
 def is_current(entry: CachedCase, files: CaseFiles, out: Path, config: PreprocessingConfig) -> bool:
@@ -152,7 +169,7 @@ def _prepare_all(
         for files in cases:
             yield files, _try_one(files, out, config)
         return
-    with _pool(workers) as pool:
+    with open_pool(workers) as pool:
         futures: dict[Future[Result], CaseFiles] = {
             pool.submit(_try_one, files, out, config): files for files in cases
         }
@@ -160,19 +177,8 @@ def _prepare_all(
             try:
                 result = future.result()
             except BrokenProcessPool:
-                result = "a process was ended from outside, probably for lack of memory: run the "
-                result += "command again with fewer --workers."
+                result = LOST_PROCESS
             yield futures[future], result
-
-
-@contextmanager
-def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
-    # Fresh processes: a forked one can hang in a library that has threads.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _try_one(files: CaseFiles, out: Path, config: PreprocessingConfig) -> Result:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -214,6 +215,46 @@ def test_cache_leaves_out_what_the_configuration_says(tiny_data: TinyData) -> No
     assert 0 < len(enough) < len(everything)
     images, _ = enough.load(np.arange(len(enough)))
     assert (images.amax(1) > 0).float().mean((1, 2)).min() > 0.2
+
+
+def test_start_does_not_read_the_images(
+    tiny_data: TinyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = DataConfig(0.0, 0.1, (1, 12))
+    older = copy_cache(tiny_data, tmp_path / "older")
+    for path in older.glob("*.content.npy"):
+        path.unlink()
+    read = SliceCache(older, TRAINING, config)
+    shares = f"{TRAINING[0]}.content.npy"
+    np.save(older / shares, np.zeros_like(np.load(tiny_data.cache / shares)))
+    os.utime(older / shares, (1, 1))  # from before the case was prepared anew
+    stale = SliceCache(older, TRAINING, config)
+    monkeypatch.setattr(training.data, "measure_content", lambda *_: pytest.fail("all was read"))
+    known = SliceCache(tiny_data.cache, TRAINING, config)
+    assert 0 < known.has_tumour.sum() < len(known) < 3 * 11
+    for name in ("case_of", "row_of", "source_slice", "has_tumour"):
+        assert np.array_equal(getattr(known, name), getattr(read, name))
+        assert np.array_equal(getattr(stale, name), getattr(read, name))
+
+
+def test_many_cases_need_few_open_files(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource")  # not on Windows
+    names = [f"Case_{number}" for number in range(130)]
+    for name in names:
+        np.save(tmp_path / f"{name}.images.npy", np.ones((1, 4, 16, 16), np.uint8))
+        np.save(tmp_path / f"{name}.masks.npy", np.ones((1, 16, 16), np.uint8))
+        np.save(tmp_path / f"{name}.slices.npy", np.zeros(1, np.int64))
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with (tmp_path / "lowest").open("w") as file:
+        first_free = file.fileno()
+    # macOS allows 256 in all; training and validation have a cache each.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (first_free + 200, limits[1]))
+    try:
+        for cache in [SliceCache(tmp_path, names, EVERYTHING) for _ in range(2)]:
+            images, _ = cache.load(np.arange(130))
+            assert len(images) == 130
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_cache_needs_few_open_files(tiny_data: TinyData, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -326,6 +327,35 @@ def test_finished_cases_are_not_sampled_again(run, tmp_path: Path, monkeypatch) 
     assert len(sampled) == 7
     assert run("--samples", "1", "--seed", "1", "--fresh") == 0
     assert len(sampled) == 10
+
+
+def test_shares_of_the_cases_are_put_together_by_a_last_call(
+    run, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    out = tmp_path / "out"
+    assert run("--samples", "1") == 0
+    whole = (out / "slices.csv").read_bytes()
+    shutil.rmtree(out)
+    sampled = []
+    real = evaluation.evaluate_case
+
+    def count(files, *arguments):
+        sampled.append(files.name)
+        return real(files, *arguments)
+
+    monkeypatch.setattr(evaluation, "evaluate_case", count)
+    capsys.readouterr()
+    assert run("--samples", "1", "--shard", "2/2") == 0
+    assert capsys.readouterr().out.startswith("Measured: 1.")
+    assert run("--samples", "1", "--shard", "1/2") == 0
+    assert sampled == ["Case_2", "Case_1", "Case_3"]
+    assert [path.name for path in out.iterdir()] == ["cases"]
+    assert run("--samples", "1") == 0
+    assert len(sampled) == 3
+    assert (out / "slices.csv").read_bytes() == whole
+    for wrong in ("0/2", "3/2", "2", "a/b"):
+        with pytest.raises(SystemExit):
+            run("--shard", wrong)
 
 
 @pytest.mark.parametrize("option", ["--checkpoint", "--segmenter"])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -9,8 +10,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
+import training.loop
 from napari_diffseg.core.diffusion import DiffusionConfig
-from napari_diffseg.core.errors import CheckpointError, ParameterError
+from napari_diffseg.core.errors import CaseError, CheckpointError, ParameterError
 from napari_diffseg.core.model import ModelConfig
 from napari_diffseg.core.preprocessing import PreprocessingConfig
 from napari_diffseg.core.segnet import SegNetConfig
@@ -206,6 +208,63 @@ def test_precision_is_what_was_asked_for() -> None:
     assert resolve_precision(replace(config, precision="float32"), CPU) is None
     assert resolve_precision(replace(config, precision="bfloat16"), CPU) is torch.bfloat16
     assert resolve_precision(replace(config, precision="auto"), CPU) in (None, torch.bfloat16)
+
+
+# --- batches that are prepared ahead --------------------------------------------------------------
+
+
+def record_loading(monkeypatch: pytest.MonkeyPatch, broken: int | None = None) -> list[int]:
+    """Return the steps whose batches are loaded ahead, as they come; one of them cannot be."""
+    steps: list[int] = []
+    real = training.loop.load_batch
+
+    def load(cache, plan, step, *rest):
+        assert threading.current_thread() is not threading.main_thread()
+        steps.append(step)
+        if step == broken:
+            raise CaseError("the disk is gone")
+        return real(cache, plan, step, *rest)
+
+    monkeypatch.setattr(training.loop, "load_batch", load)
+    return steps
+
+
+def assert_no_thread_is_left() -> None:
+    assert not [thread for thread in threading.enumerate() if "prefetch" in thread.name]
+
+
+def test_batches_prepared_ahead_give_the_same_steps(
+    tiny_data: TinyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = ("run.accumulate=2", "augmentation.paste_tumour=0.5")
+    make_trainer(tiny_data, tmp_path / "plain", *settings).train(lambda _: None, lambda _: None)
+    steps = record_loading(monkeypatch)
+    trainer = make_trainer(tiny_data, tmp_path / "ahead", *settings)
+    assert not trainer.loads_ahead  # on the CPU
+    trainer.loads_ahead = True
+    assert not trainer.train(lambda _: None, lambda _: None, lambda: trainer.step == 3)
+    assert_no_thread_is_left()
+    assert steps in ([0, 1, 2], [0, 1, 2, 3])  # the next one may have begun
+    del steps[:]
+    again = make_trainer(tiny_data, tmp_path / "ahead", *settings)
+    again.loads_ahead = again.resume()
+    assert again.train(lambda _: None, lambda _: None)
+    assert_no_thread_is_left()
+    assert steps == [3, 4, 5]  # nothing after the last
+    assert_same_state(tmp_path / "plain", tmp_path / "ahead")
+
+
+def test_error_in_loading_ahead_belongs_to_its_step(
+    tiny_data: TinyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record_loading(monkeypatch, broken=4)
+    trainer = make_trainer(tiny_data, tmp_path)
+    trainer.loads_ahead = True
+    taken: list[int] = []
+    with pytest.raises(CaseError, match="the disk is gone"):
+        trainer.train(lambda result: taken.append(result.step), lambda _: None)
+    assert taken == [1, 2, 3, 4]
+    assert_no_thread_is_left()
 
 
 # --- pace and state -------------------------------------------------------------------------------

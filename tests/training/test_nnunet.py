@@ -3,8 +3,11 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import json
+import os
+import re
 import shutil
 import sys
+import time
 import types
 from pathlib import Path
 
@@ -13,22 +16,29 @@ import numpy as np
 import pytest
 import torch
 
-from napari_diffseg.core.brats import load_case
+from napari_diffseg.core.brats import Case, CaseFiles, load_case
 from napari_diffseg.core.errors import CaseError
 from napari_diffseg.core.preprocessing import prepare_case
 from tests.training.tiny import TRAINING, VALIDATION, TinyData
 from training import nnunet
-from training.baselines.nnunet import DATASET, NnunetSegmenter, read_probability
+from training.baselines import nnunet_dataset
+from training.baselines.nnunet import NnunetSegmenter, read_probability
+from training.baselines.nnunet_folders import DATASET
 from training.baselines.opening import open_segmenter
 from training.evaluate import main as evaluate
 from training.nnunet import main
 from training.results import SettingRow, SliceRow, read_rows
 
 
+def in_one_process(data: TinyData) -> list[str]:
+    """Return which cases are converted, without the seconds that other processes need to start."""
+    return [str(data.cases), "--split", str(data.split), "--workers", "1"]
+
+
 def test_dataset_has_nnunets_names_and_the_cases_own_grid(
     tiny_data: TinyData, tmp_path: Path
 ) -> None:
-    options = ["--split", str(tiny_data.split), "--work", str(tmp_path)]
+    options = ["--split", str(tiny_data.split), "--work", str(tmp_path), "--workers", "1"]
     assert main(["convert", str(tiny_data.cases), *options]) == 0
     dataset = tmp_path / "raw" / DATASET
     names = sorted(path.name for path in (dataset / "imagesTr").iterdir())
@@ -48,6 +58,54 @@ def test_dataset_has_nnunets_names_and_the_cases_own_grid(
         if source == "seg":
             expected = expected > 0
         assert np.array_equal(np.asanyarray(ours.dataobj), expected)
+
+
+def test_conversion_goes_on_where_it_was_interrupted(
+    tiny_data: TinyData,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    cases = shutil.copytree(tiny_data.cases, tmp_path / "cases")
+    which = [str(cases), "--split", str(tiny_data.split), "--work", str(tmp_path / "work")]
+    dataset = tmp_path / "work" / "raw" / DATASET
+    converted: list[str] = []
+
+    def convert(files: CaseFiles) -> Case:
+        if len(converted) == 2:
+            raise KeyboardInterrupt
+        converted.append(files.name)
+        return load_case(files)
+
+    monkeypatch.setattr(nnunet_dataset, "load_case", convert)
+    assert main(["convert", *which, "--workers", "1"]) == 130
+    assert converted == [*TRAINING[:2]]
+    assert not (dataset / "dataset.json").exists()
+    (dataset / "imagesTr" / f"{TRAINING[1]}_0003.nii.gz").unlink()
+    (dataset / "imagesTr" / f".part_{TRAINING[1]}_0003.nii.gz").write_text("cut off")
+    del converted[:]
+    converted.append("")
+    assert main(["convert", *which, "--workers", "1"]) == 130
+    assert converted == ["", TRAINING[1]]
+    assert not list(dataset.glob("*/.part*"))
+    # The rest by two processes; then nothing is left to do, until a case has changed.
+    assert main(["convert", *which, "--workers", "2"]) == 0
+    assert len(list(dataset.glob("images*/*.nii.gz"))) == 16
+    assert json.loads((dataset / "dataset.json").read_text("utf-8"))["numTraining"] == 3
+    del converted[:]
+    assert main(["convert", *which]) == 0
+    assert not converted
+    future = time.time() + 10
+    os.utime(cases / TRAINING[2] / f"{TRAINING[2]}_t2.nii.gz", (future, future))
+    assert main(["convert", *which]) == 0
+    assert converted == [TRAINING[2]]
+    # nnU-Net would train on whatever it finds there.
+    swapped = tmp_path / "swapped.json"
+    swapped.write_text(json.dumps({"training": VALIDATION, "validation": TRAINING}), "utf-8")
+    capsys.readouterr()
+    which[2] = str(swapped)
+    assert main(["convert", *which]) == 2
+    assert "files that are not of this split" in capsys.readouterr().err
 
 
 def write_prediction(folder: Path, tiny_data: TinyData, probability: float) -> None:
@@ -98,8 +156,13 @@ def test_what_is_no_prediction_is_told(
     np.savez(path, probabilities=np.zeros((2, 3, 4, 5)))
     with pytest.raises(CaseError, match="is not \\(2, 12, 36, 40\\)"):
         read_probability(path, case.geometry)
-    path.write_bytes(b"nonsense")
-    with pytest.raises(CaseError, match="save_probabilities"):
+    intact = (predictions / "fold_1" / path.name).read_bytes()
+    for content in (b"nonsense", intact[: len(intact) // 2]):  # cut off while it was written
+        path.write_bytes(content)
+        with pytest.raises(CaseError, match="Delete it and predict again, with --save_prob"):
+            read_probability(path, case.geometry)
+    path.unlink()
+    with pytest.raises(CaseError, match="is missing"):
         read_probability(path, case.geometry)
     with pytest.raises(CaseError, match="holds no prediction"):
         _ = NnunetSegmenter(tmp_path).folds
@@ -117,6 +180,7 @@ def test_missing_package_is_told(
 def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Give the commands that were run, as if nnU-Net was there; each training leaves its fold."""
     commands: list[list[str]] = []
+    clock = [0.0]  # a training takes an hour
 
     class Done:
         returncode = 0
@@ -129,12 +193,23 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
             trainer = command[command.index("-tr") + 1]
             name = f"{trainer}__nnUNetPlans__{command[2]}/fold_{command[3]}"
             fold = tmp_path / "results" / DATASET / name
-            fold.mkdir(parents=True)
+            fold.mkdir(parents=True, exist_ok=True)
             (fold / "checkpoint_final.pth").touch()
-            effort = {"parameters": 10, "images_seen": 300, "seconds_per_iteration": 0.5}
+            images = 300 * int(re.search(r"(\d+)epochs", trainer)[1])
+            effort = {"parameters": 10, "images_seen": images, "seconds_per_iteration": 0.5}
             (fold / "effort.json").write_text(json.dumps(effort), "utf-8")
+            clock[0] += 3600.0
+        if command[0] == "nnUNetv2_predict":
+            out = Path(command[command.index("-o") + 1])
+            out.mkdir(parents=True, exist_ok=True)
+            for image in (tmp_path / "raw" / DATASET / "imagesTs").glob("*_0000.nii.gz"):
+                name = image.name.removesuffix("_0000.nii.gz")
+                if not ((out / f"{name}.npz").exists() and (out / f"{name}.nii.gz").exists()):
+                    (out / f"{name}.npz").write_text("probabilities")
+                    (out / f"{name}.nii.gz").write_text("mask")
         return Done()
 
+    monkeypatch.setattr(nnunet.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(shutil, "which", lambda name: name)
     monkeypatch.setattr(nnunet.subprocess, "run", run)
     return commands
@@ -154,14 +229,87 @@ def test_commands_are_nnunets_own(tmp_path: Path, ran: list[list[str]]) -> None:
     assert trainer in ran[-1]
     assert "--save_probabilities" in ran[-1]
     effort = json.loads((tmp_path / "predictions" / "effort.json").read_text("utf-8"))
-    assert (effort["parameters"], effort["images_seen"]) == (20, 600)
-    assert effort["training_hours"] == "0.0000"
+    assert (effort["parameters"], effort["images_seen"]) == (20, 2 * 7 * 300)
+    assert effort["training_hours"] == "2.0000"
+
+
+@pytest.fixture
+def work(tiny_data: TinyData, tmp_path: Path) -> list[str]:
+    """Give the options of a converted dataset."""
+    convert = [*in_one_process(tiny_data), "--work", str(tmp_path)]
+    assert main(["convert", *convert]) == 0
+    return ["--work", str(tmp_path), "--device", "cpu"]
+
+
+def test_record_is_of_the_folds_that_predicted(
+    work: list[str], tmp_path: Path, ran: list[list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    short, long = ([*work, "--epochs", epochs] for epochs in ("2", "10"))
+    for options in (short, long):  # two lengths, fold by fold
+        for fold in ("0", "1", "all"):
+            assert main(["train", *options, "--folds", fold]) == 0
+    predictions = tmp_path / "predictions"
+
+    def settings() -> dict[str, object]:
+        return NnunetSegmenter(predictions).settings
+
+    assert main(["predict", *short, "--folds", "all"]) == 0
+    assert (settings()["images_seen"], settings()["training_hours"]) == (2 * 300, "1.0000")
+    assert main(["predict", *short, "--folds", "0", "1"]) == 0
+    assert [fold.name for fold in NnunetSegmenter(predictions).folds] == ["fold_0", "fold_1"]
+    assert (settings()["samples"], settings()["parameters"]) == (2, 20)
+    assert (settings()["images_seen"], settings()["training_hours"]) == (2 * 2 * 300, "2.0000")
+    # Another network has a folder of its own.
+    assert main(["predict", *long, "--folds", "0"]) == 2
+    assert "has predictions of nnUNetTrainer_2epochs_250iter" in capsys.readouterr().err
+    assert main(["predict", *long, "--folds", "0", "--out", str(tmp_path / "long")]) == 0
+    assert NnunetSegmenter(tmp_path / "long").settings["images_seen"] == 10 * 300
+    assert settings()["images_seen"] == 2 * 2 * 300
+    assert main(["predict", *short, "--folds", "4"]) == 2
+    assert "fold_4: this fold has not been trained to its end" in capsys.readouterr().err
+
+
+def test_hours_of_an_interrupted_training_count(
+    work: list[str], tmp_path: Path, ran: list[list[str]]
+) -> None:
+    options = [*work, "--epochs", "2", "--folds", "0"]
+    assert main(["train", *options]) == 0
+    for path in tmp_path.glob("results/**/checkpoint_final.pth"):
+        path.unlink()
+    assert main(["train", *options]) == 0
+    assert main(["predict", *options]) == 0
+    assert NnunetSegmenter(tmp_path / "predictions").settings["training_hours"] == "2.0000"
+
+
+def test_interrupted_prediction_goes_on(
+    work: list[str], tmp_path: Path, ran: list[list[str]]
+) -> None:
+    options = [*work, "--epochs", "2", "--folds", "0", "1"]
+    assert main(["train", *options]) == 0
+    assert main(["predict", *options]) == 0
+    ran.clear()
+    assert main(["predict", *options]) == 0
+    assert not ran
+    probabilities = tmp_path / "predictions" / "fold_1" / f"{VALIDATION[0]}.npz"
+    mask = probabilities.with_suffix(".nii.gz")
+    mask.unlink()  # so the probabilities before it may have been cut off
+    probabilities.write_text("prob")
+    assert main(["predict", *options]) == 0
+    assert [command[command.index("-f") + 1] for command in ran] == ["1"]
+    assert "--continue_prediction" in ran[0]
+    assert probabilities.read_text() == "probabilities"
+    # What an earlier training predicted is not this one's.
+    for path in (probabilities, mask):
+        path.write_text("old")
+        os.utime(path, (1, 1))
+    assert main(["predict", *options]) == 0
+    assert probabilities.read_text() == "probabilities"
 
 
 def test_what_is_done_is_not_done_again(
     tiny_data: TinyData, tmp_path: Path, ran: list[list[str]]
 ) -> None:
-    convert = [str(tiny_data.cases), "--split", str(tiny_data.split), "--work", str(tmp_path)]
+    convert = [*in_one_process(tiny_data), "--work", str(tmp_path)]
     assert main(["convert", *convert]) == 0
     options = ["--work", str(tmp_path), "--device", "cpu", "--epochs", "1"]
     assert main(["train", *options, "--folds", "0"]) == 0
@@ -190,7 +338,7 @@ def test_a_batch_size_is_a_configuration_beside_nnunets_own(
     ran: list[list[str]],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    convert = [str(tiny_data.cases), "--split", str(tiny_data.split), "--work", str(tmp_path)]
+    convert = [*in_one_process(tiny_data), "--work", str(tmp_path)]
     assert main(["convert", *convert]) == 0
     prepared = tmp_path / "preprocessed" / DATASET
     (prepared / "nnUNetPlans_2d").mkdir(parents=True)

@@ -75,9 +75,24 @@ def test_second_time_nothing_is_done(cases: Path, tmp_path: Path) -> None:
     out = tmp_path / "cache"
     assert refresh(cases, out) == {"A_1": True, "A_2": True}
     before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.npy")}
-    assert len(before) == 6
+    assert len(before) == 8
     assert refresh(cases, out) == {"A_1": False, "A_2": False}
     assert {path.name: path.stat().st_mtime_ns for path in out.glob("*.npy")} == before
+
+
+def test_older_cache_gets_the_shares_of_its_slices(cases: Path, tmp_path: Path) -> None:
+    out = tmp_path / "cache"
+    refresh(cases, out)
+    shares = out / "A_1.content.npy"
+    intact = shares.read_bytes()
+    os.utime(shares, (1, 1))  # of other arrays, for all we know
+    (out / "A_2.content.npy").unlink()
+    before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.images.npy")}
+    assert refresh(cases, out) == {"A_1": False, "A_2": False}
+    assert {path.name: path.stat().st_mtime_ns for path in out.glob("*.images.npy")} == before
+    assert shares.read_bytes() == intact
+    assert shares.stat().st_mtime > 1
+    assert (out / "A_2.content.npy").exists()
 
 
 def test_changed_file_is_done_again_and_a_touched_one_is_not(cases: Path, tmp_path: Path) -> None:

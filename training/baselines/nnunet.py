@@ -1,4 +1,4 @@
-"""nnU-Net v2 beside the others: cases in its raw format, and its softmax as members.
+"""nnU-Net v2 beside the others: its softmax as members.
 
 The package ``nnunetv2`` itself is optional; :mod:`training.nnunet` runs its commands. Every fold
 that predicted is one member. Their mean probability is the ensemble (nnU-Net's own averages logits,
@@ -8,83 +8,26 @@ which differs a little where folds disagree).
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-from collections.abc import Callable, Sequence
+import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from napari_diffseg.core.brats import Case, CaseFiles, load_case
+from napari_diffseg.core.brats import Case
 from napari_diffseg.core.ensemble import Ensemble
 from napari_diffseg.core.errors import CaseError
 from napari_diffseg.core.geometry import Geometry, to_canonical, to_source_grid
 from napari_diffseg.core.levels import encode_probability
 from napari_diffseg.core.preprocessing import PreparedCase, PreprocessingConfig
-
-CHANNELS = ("T1", "T1CE", "T2", "FLAIR")
-DATASET = "Dataset500_WholeTumour"
-EFFORT_NAME = "effort.json"
-_EFFORT_KEYS = ("parameters", "training_hours", "images_seen")
-"""What is on record in the folder of the predictions, and of each trained fold."""
+from training.baselines.nnunet_record import read_effort, read_folds
 
 ZRange = tuple[int, int]
-
-
-def write_dataset(training: Sequence[CaseFiles], test: Sequence[CaseFiles], folder: Path) -> Path:
-    """Write cases as nnU-Net's raw dataset, and return its folder.
-
-    Images are on the grids of the cases' own files, labels are whole tumour (1) or not (0).
-
-    Parameters
-    ----------
-    training, test
-        Cases for nnU-Net's own folds, and those that it only predicts.
-    folder
-        nnU-Net's ``nnUNet_raw``.
-
-    Raises
-    ------
-    DiffsegError
-        A case cannot be read, or one for training has no labels.
-    """
-    dataset = folder / DATASET
-    for files in training:
-        case = load_case(files)
-        if case.wt_truth is None:
-            raise CaseError(f"{case.name} has no expert labels, so it cannot be trained on.")
-        _write_images(case, dataset / "imagesTr")
-        _write(case.wt_truth.astype(np.uint8), case.geometry, dataset / "labelsTr", case.name)
-    for files in test:
-        _write_images(load_case(files), dataset / "imagesTs")
-    description = {
-        "channel_names": {str(i): name for i, name in enumerate(CHANNELS)},
-        "labels": {"background": 0, "whole_tumour": 1},
-        "numTraining": len(training),
-        "file_ending": ".nii.gz",
-    }
-    (dataset / "dataset.json").write_text(json.dumps(description, indent=1) + "\n", "utf-8")
-    return dataset
-
-
-def _write_images(case: Case, folder: Path) -> None:
-    for number, volume in enumerate(case.prior_image):
-        _write(volume, case.geometry, folder, f"{case.name}_{number:04d}")
-
-
-def _write(array: NDArray[Any], geometry: Geometry, folder: Path, name: str) -> None:
-    import nibabel as nib
-
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{name}.nii.gz"
-    # nibabel chooses the format by the name's end, so the temporary file keeps it.
-    temporary = folder / f".part_{path.name}"
-    nib.save(nib.Nifti1Image(to_source_grid(array, geometry), geometry.source_affine), temporary)
-    os.replace(temporary, path)
 
 
 def read_probability(path: Path, geometry: Geometry) -> NDArray[np.float32]:
@@ -96,58 +39,24 @@ def read_probability(path: Path, geometry: Geometry) -> NDArray[np.float32]:
         The file is missing, damaged, or not of this case.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # NumPy leaves a damaged file open that it has opened itself.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             softmax = arrays["probabilities"]
-    except (OSError, KeyError, ValueError, EOFError) as error:
+    except FileNotFoundError as error:
         raise CaseError(
-            f"{path} is not a prediction of nnU-Net ({error!r}). Predict with --save_probabilities."
+            f"{path} is missing. Predict all cases with `python -m training.nnunet predict`; it "
+            "goes on when it was interrupted."
+        ) from error
+    except (OSError, KeyError, ValueError, EOFError, BadZipFile, zlib.error) as error:
+        raise CaseError(
+            f"{path} is not a prediction of nnU-Net, or was cut off ({error!r}). Delete it and "
+            "predict again, with --save_probabilities."
         ) from error
     # (classes, z, y, x) of the file, as SimpleITK has it: the file's own axes in reverse.
     expected = to_source_grid(np.empty(geometry.shape, bool), geometry).shape[::-1]
     if softmax.shape != (2, *expected):
         raise CaseError(f"{path}: {softmax.shape} is not (2, {', '.join(map(str, expected))}).")
     return np.asarray(to_canonical(softmax[1].T.astype(np.float32), geometry), np.float32)
-
-
-def read_effort(path: Path) -> dict[str, Any]:
-    """Return what training has cost, as far as it is on record; the user may have written some.
-
-    Raises
-    ------
-    CaseError
-        The file is damaged.
-    """
-    if not path.exists():
-        return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        return {key: values[key] for key in _EFFORT_KEYS if key in values}
-    except (ValueError, TypeError) as error:
-        raise CaseError(f"{path} is damaged ({error}). Mend it, or delete it.") from error
-
-
-def add_hours(path: Path, seconds: float) -> None:
-    """Add to the hours of training on record, complete or not at all."""
-    effort = read_effort(path)
-    hours = float(effort.get("training_hours", 0)) + seconds / 3600
-    _write_effort(path, effort | {"training_hours": f"{hours:.4f}"})
-
-
-def add_effort(path: Path, folds: Sequence[dict[str, Any]]) -> None:
-    """Put parameters and images seen of all folds together on record, as far as each knows them."""
-    sums = {
-        key: sum(int(fold[key]) for fold in folds)
-        for key in ("parameters", "images_seen")
-        if folds and all(key in fold for fold in folds)
-    }
-    _write_effort(path, read_effort(path) | sums)
-
-
-def _write_effort(path: Path, effort: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(effort) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
 
 
 @dataclass(frozen=True)
@@ -168,13 +77,21 @@ class NnunetSegmenter:
 
     @cached_property
     def folds(self) -> tuple[Path, ...]:
-        """The folders with predictions.
+        """The folders with predictions: those on record, or else all that are there.
 
         Raises
         ------
         CaseError
-            There is no prediction.
+            There is no prediction, or none of a fold that is on record.
         """
+        if (recorded := read_folds(self.folder)) is not None:
+            found = tuple(self.folder / f"fold_{name}" for name in recorded)
+            if missing := [fold.name for fold in found if not any(fold.glob("*.npz"))]:
+                raise CaseError(
+                    f"{self.folder} is to hold predictions of {', '.join(missing)}, but does not "
+                    "yet. Run the command `python -m training.nnunet predict` again."
+                )
+            return found
         found = tuple(sorted(p for p in self.folder.glob("fold_*") if any(p.glob("*.npz"))))
         if not found and any(self.folder.glob("*.npz")):
             found = (self.folder,)
@@ -206,7 +123,7 @@ class NnunetSegmenter:
             "steps": 1,
             "seed": "",
         }
-        return values | read_effort(self.folder / EFFORT_NAME)
+        return values | read_effort(self.folder)
 
     @property
     def trained_on(self) -> frozenset[str]:
