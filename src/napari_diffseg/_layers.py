@@ -42,6 +42,11 @@ Role = Literal[
 ]
 LayerData = tuple[Any, dict[str, Any], str]
 
+LOCKED: tuple[Role, ...] = ("truth", "mask", "member", "agreement", "errors")
+"""Labels that are shown, and not to be painted on: the numbers come from some of them."""
+
+LOCKED_HELP = "Not to be painted on: “Make editable” copies the mask into a layer that is"
+
 MASK_COLOUR = DEFAULTS.mask_colour
 TRUTH_COLOUR = DEFAULTS.truth_colour
 
@@ -142,7 +147,8 @@ def make_case_layers(case: Case) -> list[LayerData]:
         name = f"Ground truth · {case.name}"
         tag = _make_tag("truth", case)
         colour = read_settings().truth_colour
-        layers.append(_outline(case.wt_truth, name, colour, tag, case.geometry))
+        # A copy: what is compared with the mask is the case's own, whatever is done to the layer.
+        layers.append(_outline(case.wt_truth.copy(), name, colour, tag, case.geometry))
     return layers
 
 
@@ -255,6 +261,22 @@ def draw_outline(layer: Layer) -> None:
     warnings.filterwarnings("ignore", "Contours are not displayed during 3D rendering")
     layer.contour = 1
     layer.opacity = 1.0
+
+
+def lock(layer: Layer) -> None:
+    """Keep a layer of `LOCKED` from being painted on, and let napari's status bar say so.
+
+    To be called again when the layer is given other data: napari unlocks it then.
+    """
+    if (tag := get_tag(layer)) and tag["role"] in LOCKED:
+        layer.editable = False
+        layer.events.help.connect(_keep_help)  # napari writes another one when a layer is added
+        layer.help = LOCKED_HELP
+
+
+def _keep_help(event: Any) -> None:
+    if not event.source.editable:
+        event.source.help = LOCKED_HELP
 
 
 def activate_image(layers: LayerList, case: Case) -> None:

@@ -69,6 +69,7 @@ class Reopener(QObject):
         for role in ("mean", "variance", "mask"):
             if role in of_result:
                 setattr(run, role, of_result[role].data)
+        run.mask.fill(0)  # before the dock was there it could be painted on
         self._runner.adopt(run)
         self.adopted.emit(run)
 

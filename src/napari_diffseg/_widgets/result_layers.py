@@ -14,6 +14,7 @@ from napari_diffseg._layers import (
     find_layers,
     find_slice,
     get_tag,
+    lock,
     make_drawing_layer,
     make_result_layers,
 )
@@ -215,6 +216,7 @@ class ResultLayers:
                 layer.refresh(extent=False, thumbnail=False)
             else:
                 layer.data = data
+                lock(layer)
             return
         if not show:
             return
@@ -256,6 +258,7 @@ def _role_of(layer: Layer) -> Role | None:
 def _set_array(layer: Layer, array: NDArray[Any]) -> None:
     """Let a layer show another array, of another size perhaps."""
     layer.data = array
+    lock(layer)
     if not layer.visible:  # napari does not look at the new size of a hidden layer by itself
         layer.scale = layer.scale
 
