@@ -13,6 +13,7 @@ from qtpy.QtCore import QPoint, Qt
 
 from napari_diffseg._layers import find_layers
 from napari_diffseg._widgets.members_panel import MembersPanel
+from napari_diffseg._widgets.profile_panel import ProfilePanel
 from napari_diffseg.core.events import Finished, SampleDone, Started, StepDone
 from napari_diffseg.core.metrics import compute_dice, compute_hd95_mm, compute_jaccard
 from tests.plugin.conftest import TUMOUR_Z, Desk, SlowMotion, load_tiny
@@ -168,6 +169,24 @@ def test_volume_with_the_interval_over_members(reviewed: Desk) -> None:
     text = reviewed.widget.readout.volume.text()
     assert f"{mask_ml:.2f} mL" in text
     assert f"{voxels.min():.2f}–{voxels.max():.2f}, range of 5" in text
+
+
+def test_the_samples_are_cut_where_the_mask_is(reviewed: Desk) -> None:
+    samples = reviewed.layer("samples").data
+    ensemble, readout = reviewed.widget.ensemble, reviewed.widget.readout
+    panel = next(p for p in reviewed.widget.panels if isinstance(p, ProfilePanel))
+    reviewed.wait(lambda: panel.profile is not None)
+    ensemble.threshold.setValue(84)
+    voxels = (samples > 0.84 * 255).sum(axis=(1, 2, 3)) / 1000
+    span = f"{voxels.min():.2f}–{voxels.max():.2f}, range of 5"
+    assert voxels.max() != (samples >= 128).sum(axis=(1, 2, 3)).max() / 1000
+    reviewed.wait(lambda: span in readout.volume.text())
+    assert f"median {np.median(voxels):.2f}" in readout.more_volumes.text()
+    reviewed.wait(lambda: panel.profile is not None and panel.profile.high_ml[0] == voxels.max())
+    ensemble.kind.setCurrentIndex(ensemble.kind.findData("masks"))
+    voxels = (samples >= 128).sum(axis=(1, 2, 3)) / 1000
+    span = f"{voxels.min():.2f}–{voxels.max():.2f}, range of 5"
+    reviewed.wait(lambda: span in readout.volume.text())
 
 
 def test_agreement_with_the_truth_is_shown_for_the_slice(reviewed: Desk) -> None:

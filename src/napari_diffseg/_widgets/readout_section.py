@@ -28,7 +28,8 @@ class ReadoutSection(Form):
             self.volume,
             "Volume",
             "Volume of the mask in millilitres. In brackets: the smallest and the largest sample "
-            "(from 39 samples on, 2.5 to 97.5 % of them).",
+            "(from 39 samples on, 2.5 to 97.5 % of them), cut at the threshold if that is one of "
+            "the mean of the probabilities, otherwise at 0.5.",
         )
         self.more_volumes, self.confidence = QLabel(), QLabel(DASH)
         describe(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_diffseg.core.consensus import Decision, cut_out_votes
+from napari_diffseg.core.consensus import Decision, cut_out_votes, members_threshold
 from napari_diffseg.core.ensemble import Ensemble
 from napari_diffseg.core.overlaps import Overlaps, find_closest
 
@@ -184,11 +184,16 @@ class Run:
         sampled = self.is_sampled
         return self.asked | sampled if (sampled | ~self.planned).all() else sampled
 
+    def member_voxels(self) -> NDArray[np.int64]:
+        """Return the voxels of the members in view on every slice, (k, Z), cut as the mask is."""
+        view = self.view
+        cut = members_threshold(view.consensus, view.of, view.threshold)
+        return self.ensemble.mask_voxels(view.k, cut)
+
     def member_volumes_ml(self) -> NDArray[np.float64]:
         """Return the volumes of those members in view that have every sampled slice."""
-        k = self.view.k
-        complete = self.ensemble.complete_members(k)
-        voxels = self.ensemble.mask_voxels(k)[complete].sum(axis=1)
+        complete = self.ensemble.complete_members(self.view.k)
+        voxels = self.member_voxels()[complete].sum(axis=1)
         return np.asarray(voxels * self.case.geometry.voxel_volume_ml, np.float64)
 
     def expected_ml(self) -> float:

@@ -146,6 +146,15 @@ def compute_staple(votes: Votes) -> Staple:
     return Staple(votes.members, votes.z_indices, corner, probability)
 
 
+def members_threshold(kind: ConsensusKind, of: MapKind, threshold: float) -> float:
+    """Return where members are cut when their volumes are set beside that of the mask.
+
+    Where their mean probability is: cut elsewhere, all of them could be larger than the mask that
+    they make, or smaller. Rules that work on the members' own masks cut them at 0.5.
+    """
+    return threshold if kind == "mean" and of == "probabilities" else 0.5
+
+
 def decide(
     ensemble: Ensemble,
     kind: ConsensusKind = "mean",

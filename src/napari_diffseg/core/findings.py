@@ -63,22 +63,27 @@ def describe_work_list(
 
 
 def add_profile(
-    slices: Sequence[SliceRecord], mask: NDArray[np.bool_], ensemble: Ensemble, k: int, case: Case
+    slices: Sequence[SliceRecord],
+    mask: NDArray[np.bool_],
+    ensemble: Ensemble,
+    k: int,
+    case: Case,
+    members_threshold: float = 0.5,
 ) -> tuple[SliceRecord, ...]:
-    """Return the records of slices with their volumes, by number."""
-    profile = compute_profile(
-        mask, ensemble.mask_voxels(k), ensemble.sampled[:k], case.geometry, case.wt_truth
-    )
+    """Return the records of slices with their volumes, by number; members are cut as is said."""
+    voxels, sampled = ensemble.mask_voxels(k, members_threshold), ensemble.sampled[:k]
+    profile = compute_profile(mask, voxels, sampled, case.geometry, case.wt_truth)
     rows = {number: row for row, number in enumerate(profile.slices)}
     complete = []
     for entry in sorted(slices, key=lambda record: record.slice):
         row = rows[entry.slice]
+        has_interval = sampled[:, profile.z[row]].sum() > 1
         complete.append(
             replace(
                 entry,
                 mask_ml=profile.mask_ml[row],
-                low_ml=profile.low_ml[row],
-                high_ml=profile.high_ml[row],
+                low_ml=profile.low_ml[row] if has_interval else None,
+                high_ml=profile.high_ml[row] if has_interval else None,
                 truth_ml=None if profile.truth_ml is None else profile.truth_ml[row],
             )
         )
