@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from napari_diffseg.core.brats import Case
     from napari_diffseg.core.geometry import Geometry
+    from napari_diffseg.core.record import EditRecord
 
 TAG = "diffseg"
 
@@ -76,7 +77,8 @@ def get_tag(layer: Layer) -> dict[str, Any] | None:
     - ``role``: what the layer shows;
     - ``case``: the name of the case, and ``source``: the `Case` itself, with its grid;
     - ``modality`` of an image; ``run``, the id of the run that made a result, and its parameters;
-    - ``created_s``: when it was made, `time.monotonic()`.
+    - ``created_s``: when it was made, `time.monotonic()`;
+    - of a mask to paint on, see `make_edited_layer`.
     """
     tag = layer.metadata.get(TAG)
     is_copy = layer.source.parent is not None
@@ -226,12 +228,17 @@ def make_drawing_layer(
     return data, parameters, "labels"
 
 
-def make_edited_layer(case: Case, run: str, mask: NDArray[np.uint8]) -> LayerData:
-    """Return a layer to paint on; the (Z, Y, X) mask is copied. Every label counts as tumour."""
+def make_edited_layer(
+    case: Case, run: str, mask: NDArray[np.uint8], earlier: EditRecord | None = None
+) -> LayerData:
+    """Return a layer to paint on; the (Z, Y, X) mask is copied. Every label counts as tumour.
+
+    The tag keeps the mask that it begins with, and what a record says that was painted before.
+    """
     from napari.utils.colormaps import DirectLabelColormap
 
     # Not "run": that would let the next run take the layer over.
-    tag = _make_tag("edited", case, edited_run=run)
+    tag = _make_tag("edited", case, edited_run=run, copied=mask > 0, earlier=earlier)
     colours = {None: EDITED_COLOUR, 0: "transparent", 1: EDITED_COLOUR}
     parameters = {
         "name": f"Edited mask · {case.name}",

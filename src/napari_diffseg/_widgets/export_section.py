@@ -58,8 +58,9 @@ class ExportSection(QWidget):
         describe(
             self.edit_button,
             "Make editable",
-            "Copy the mask into a layer of its own to paint on. Later samples do not change it; "
-            "Save writes it beside the model's mask and says that it was edited.",
+            "Copy the mask into a layer of its own to paint on. Later samples and the sliders do "
+            "not change it; Save writes it beside the model's mask, with what was painted. To "
+            "begin anew, delete its layer.",
         )
         self.status = ElidedLabel()
         self._can_export = self._is_busy = False

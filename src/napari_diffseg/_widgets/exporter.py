@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QObject, Signal
 
-from napari_diffseg._layers import TAG, find_layers, make_edited_layer
+from napari_diffseg._widgets.edited import EditedMask
 from napari_diffseg._widgets.export_section import ask_folder, ask_report
 from napari_diffseg._widgets.snapshot import report_snapshot, save_snapshot, take_snapshot
 from napari_diffseg._worker import Task
@@ -17,8 +17,6 @@ from napari_diffseg.core.export import report_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from napari.layers import Labels
 
     from napari_diffseg._widgets.export_section import ExportSection
     from napari_diffseg._widgets.snapshot import Snapshot
@@ -34,6 +32,7 @@ class Exporter(QObject):
         super().__init__(section)
         self._stage = stage
         self._section = section
+        self.edited = EditedMask(stage, self)
         self._task: Task | None = None
         self._folder = ""  # the last one that was chosen
         section.save_wanted.connect(self._save)
@@ -80,35 +79,11 @@ class Exporter(QObject):
         self._start(Task(report_snapshot, snapshot, path), "Writing the report …", _tell_report)
 
     def _edit(self) -> None:
-        """Give the user a copy of the mask to paint on, or the one that there is."""
-        from napari.layers import Layer
-
-        run = self._stage.run
-        if run is None:
-            return
-        layer = self._find_edited()
-        if layer is None:
-            layer = Layer.create(*make_edited_layer(run.case, run.id, run.mask))
-            self._stage.viewer.layers.append(layer)
-        layer.visible = True
-        self._stage.viewer.layers.selection.active = layer
-        layer.mode = "paint"
-        self._section.set_note("Paint on the slices. Save and Report include what you paint.")
-
-    def _find_edited(self) -> Labels | None:
-        run = self._stage.run
-        if run is None:
-            return None
-        found = find_layers(self._stage.viewer.layers, role="edited", case=run.case)
-        return found[-1] if found else None
+        self._section.set_note(self.edited.make())
 
     def _take_snapshot(self) -> Snapshot | None:
-        run, layer = self._stage.run, self._find_edited()
-        if run is None:
-            return None
-        if layer is None:
-            return take_snapshot(run)
-        return take_snapshot(run, layer.data > 0, layer.metadata[TAG]["edited_run"])
+        run = self._stage.run
+        return None if run is None else take_snapshot(run, self.edited.take())
 
     def _start(self, task: Task, text: str, tell: Callable[[object], str]) -> None:
         if self._task is not None:

@@ -155,6 +155,7 @@ class DiffsegWidget(QWidget):
         self._review.warned.connect(self._warn)
         self._runner.ended.connect(self._end)
         self._exporter.failed.connect(self._fail)
+        self._exporter.edited.measured.connect(self.readout.show_edited)
         self._reopener.adopted.connect(self._show_reopened)
         self._reopener.told.connect(partial(self.run.message.show_message, "info"))
         self._warm_up.done.connect(self._show_estimate)

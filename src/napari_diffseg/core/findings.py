@@ -91,12 +91,32 @@ def add_profile(
 
 
 def describe_edit(
-    mask: NDArray[np.bool_], edited: NDArray[np.bool_], geometry: Geometry, run: str
+    mask: NDArray[np.bool_],
+    edited: NDArray[np.bool_],
+    copied: NDArray[np.bool_],
+    geometry: Geometry,
+    run: str,
+    earlier: EditRecord | None = None,
 ) -> EditRecord:
-    """Describe what somebody has painted, (Z, Y, X), seen from the model's mask."""
+    """Describe what somebody has painted, all masks (Z, Y, X).
+
+    Parameters
+    ----------
+    mask
+        The model's, as it is now.
+    edited, copied
+        What was painted on, and what it was before. The model's mask may have changed since.
+    geometry
+        Of the case.
+    run
+        The run whose mask was copied.
+    earlier
+        What had been painted before that, in a result that was opened again.
+    """
+    n_added, n_removed = (0, 0) if earlier is None else (earlier.n_added, earlier.n_removed)
     return EditRecord(
-        n_added=int((edited & ~mask).sum()),
-        n_removed=int((mask & ~edited).sum()),
+        n_added=n_added + int((edited & ~copied).sum()),
+        n_removed=n_removed + int((copied & ~edited).sum()),
         volume_ml=float(edited.sum() * geometry.voxel_volume_ml),
         dice_with_model=compute_dice(edited, mask),
         run=run,

@@ -199,10 +199,11 @@ class EditRecord:
     """A mask that somebody has painted on, saved beside the model's own."""
 
     n_added: int
-    """Voxels that the model's mask does not have."""
+    """Voxels that the mask that was copied does not have."""
     n_removed: int
     volume_ml: float
     dice_with_model: float
+    """With the model's mask that is saved beside it."""
     run: str
     """The run whose mask was copied."""
 
