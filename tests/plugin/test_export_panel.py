@@ -181,3 +181,45 @@ def test_only_what_was_painted_counts_as_edited(
     assert edit["volume_ml"] == pytest.approx((copied.sum() + 1) * voxel_ml)
     desk.viewer.layers.remove(layer)
     assert not readout.edited.isVisibleTo(desk.widget)
+
+
+def test_nothing_better_is_replaced_unasked(
+    desk: Desk, case_folder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    answers: list[bool] = []
+
+    def ask(_: object, question: str) -> bool:
+        asked.append(question)
+        return answers.pop()
+
+    monkeypatch.setattr(exporter, "ask_to_replace", ask)
+    record = folder / "Case_001_diffseg.json"
+    status = desk.widget.export.status
+    desk.open(case_folder)
+    desk.segment()
+    desk.click(desk.widget.export.edit_button)
+    for column in range(2):  # who paints and saves in turn is not asked
+        desk.layer("edited").data[2, 0, column] = 1
+        save(desk)
+    assert not asked
+    assert json.loads(record.read_text(encoding="utf-8"))["edited"]["n_added"] == 2
+
+    desk.viewer.layers.remove(desk.layer("edited"))
+    before = record.read_bytes()
+    answers = [True, False]
+    save(desk)
+    assert asked == ["Replace the result with 5 samples (edited by hand)?"]
+    assert record.read_bytes() == before
+    assert status.full_text() == "Nothing was saved."
+    save(desk)
+    assert json.loads(record.read_text(encoding="utf-8"))["edited"] is None
+    assert status.full_text().endswith("From an earlier result: Case_001_edited.nii.gz.")
+
+    save(desk)  # what has as many samples is replaced, as ever
+    desk.widget.parameters.seed.setValue(1)
+    desk.widget.parameters.n_samples.setValue(2)
+    desk.segment()
+    answers = [False]
+    save(desk)
+    assert asked[2:] == ["Replace the result with 5 samples?"]

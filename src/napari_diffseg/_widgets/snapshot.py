@@ -71,6 +71,16 @@ class Snapshot:
         """(Z, Y, X) bool: the mask that the user has painted on."""
         return None if self.edit is None else self.edit.mask
 
+    @property
+    def n_drawn(self) -> int:
+        """Members that there are, whether or not they are looked at."""
+        return len(self.members)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether volume and scores are about every slice."""
+        return bool(self.judged.all())
+
     def restore(self) -> tuple[Ensemble, ResultRecord]:
         """Make an ensemble and the record of the result, as they were; takes a second or two."""
         from napari_diffseg.core.consensus import decide, make_mask
