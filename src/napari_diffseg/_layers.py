@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 import warnings
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -78,11 +79,22 @@ def get_tag(layer: Layer) -> dict[str, Any] | None:
     - ``case``: the name of the case, and ``source``: the `Case` itself, with its grid;
     - ``modality`` of an image; ``run``, the id of the run that made a result, and its parameters;
     - ``created_s``: when it was made, `time.monotonic()`;
+    - ``layer``: the layer that it belongs to, weakly, once that is known (`claim`);
     - of a mask to paint on, see `make_edited_layer`.
     """
     tag = layer.metadata.get(TAG)
-    is_copy = layer.source.parent is not None
-    return tag if isinstance(tag, dict) and "source" in tag and not is_copy else None
+    if not isinstance(tag, dict) or "source" not in tag:
+        return None
+    # napari hands the metadata on to what it makes of a layer, and names the parent of some only.
+    is_copy = layer.source.parent is not None or tag.get("layer", lambda: layer)() is not layer
+    return None if is_copy else tag
+
+
+def claim(layer: Layer) -> None:
+    """Note that a tag is this layer's, so that it says nothing about copies of the layer."""
+    tag = get_tag(layer)
+    if tag is not None:
+        tag["layer"] = weakref.ref(layer)
 
 
 def find_layers(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from qtpy.QtCore import QObject, Signal
 
-from napari_diffseg._layers import draw_outline, find_cases, find_layers, get_tag, lock
+from napari_diffseg._layers import claim, draw_outline, find_cases, find_layers, get_tag, lock
 from napari_diffseg._widgets.case_switch import CaseSwitch
 from napari_diffseg._widgets.open_case import ask_files, ask_folder, ask_result
 from napari_diffseg._widgets.opener import Opener
@@ -108,6 +108,7 @@ class CaseDesk(QObject):
 
     def _set_up(self, layer: Layer) -> None:
         """Do for a layer of ours what a reader cannot."""
+        claim(layer)
         lock(layer)
         if (tag := get_tag(layer)) and tag["role"] == "truth":
             draw_outline(layer)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_diffseg._layers import TAG, find_layers, make_edited_layer
+from napari_diffseg._layers import TAG, claim, find_layers, make_edited_layer
 from napari_diffseg._widgets.snapshot import Edit
 
 if TYPE_CHECKING:
@@ -124,4 +124,5 @@ def _describe(layer: Labels) -> Edit | None:
 def _copy_anew(layer: Labels, run: Run) -> None:
     data, parameters, _ = make_edited_layer(run.case, run.id, run.mask)
     layer.metadata = {**layer.metadata, **parameters["metadata"]}
+    claim(layer)
     layer.data = data

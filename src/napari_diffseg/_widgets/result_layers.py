@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from napari_diffseg._layers import (
     LayerData,
     Role,
+    claim,
     draw_outline,
     find_layers,
     find_slice,
@@ -123,6 +124,7 @@ class ResultLayers:
             else:
                 others.remove(heir)
                 heir.metadata = {**heir.metadata, **parameters["metadata"]}
+                claim(heir)
                 _set_array(heir, array)
         for layer in others:
             layers.remove(layer)
