@@ -80,6 +80,7 @@ def get_tag(layer: Layer) -> dict[str, Any] | None:
     - ``modality`` of an image; ``run``, the id of the run that made a result, and its parameters;
     - ``created_s``: when it was made, `time.monotonic()`;
     - ``layer``: the layer that it belongs to, weakly, once that is known (`claim`);
+    - of the mask of a run in a dock: ``live``, the `Run` itself, for a dock that is opened anew;
     - of a mask to paint on, see `make_edited_layer`.
     """
     tag = layer.metadata.get(TAG)

@@ -157,6 +157,7 @@ class DiffsegWidget(QWidget):
         self._exporter.failed.connect(self._fail)
         self._exporter.edited.measured.connect(self.readout.show_edited)
         self._reopener.adopted.connect(self._show_reopened)
+        self._reopener.found.connect(self._show_found)
         self._reopener.told.connect(partial(self.run.message.show_message, "info"))
         self._warm_up.done.connect(self._show_estimate)
         self._lifetime.ended.connect(self._shut_down)
@@ -230,6 +231,12 @@ class DiffsegWidget(QWidget):
         self._show_idle()
         name = "a model" if run.record is None else run.record.model.name
         self.run.status.setText(f"Opened: {run.n_started} samples, drawn by {name}.")
+
+    def _show_found(self, run: Run) -> None:
+        """Show what a dock that was closed has drawn of the case that is looked at."""
+        if run.case is self._desk.current:
+            self.model.set_path(run.recipe.model_path)
+            self._show_reopened(run)
 
     def _change_model(self) -> None:
         model = self._runner.find_model(self.model.path)

@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from napari_diffseg._layers import (
+    TAG,
     LayerData,
     Role,
     claim,
@@ -113,8 +114,11 @@ class ResultLayers:
             run.mask,
             _details(run),
         )
+        data["mask"][1]["metadata"][TAG]["live"] = run
         for role, (array, parameters, kind) in data.items():
             if role in there:
+                if role == "mask":
+                    there[role].metadata[TAG]["live"] = run
                 if role == "samples" and len(there[role].data) != len(array):
                     _set_array(there[role], array)  # there is room for more, elsewhere
                 continue
@@ -269,6 +273,7 @@ def _put_aside(layer: Layer) -> None:
     tag = get_tag(layer)
     if tag is not None:
         tag["is_kept"] = True
+        tag.pop("live", None)  # it would keep the samples in memory when their layer is deleted
         layer.visible = False
         layer.name = f"{layer.name} (seed {tag['seed']}, {tag['run'][:4]})"
 

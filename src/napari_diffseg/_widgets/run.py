@@ -70,7 +70,10 @@ class Run:
     record : RunRecord or None
         How the members were drawn, for exported results; None before the first sample.
     is_reopened : bool
-        Its members come from a file, and the model has not been compared yet with theirs.
+        Its members come from a file or from a dock that was closed, and the model has not been
+        compared yet with theirs.
+    is_unsaved : bool
+        Such a dock has drawn some of them: they may be in no file.
     """
 
     def __init__(self, case: Case, recipe: Recipe, n_members: int) -> None:
@@ -91,6 +94,7 @@ class Run:
         self._staples: dict[int, tuple[int, Staple]] = {}  # of k members, after so many samples
         self.record: RunRecord | None = None
         self.is_reopened = False
+        self.is_unsaved = False
 
     def ask(self, z_range: tuple[int, int] | None, z_indices: Iterable[int]) -> None:
         """Note which slices a run will cover, and which of them it will sample."""
