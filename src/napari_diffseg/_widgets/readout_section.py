@@ -70,7 +70,7 @@ class ReadoutSection(Form):
         labels = (self.volume, self.more_volumes, self.confidence, self.slices)
         for label in (*labels, self.edited, self.dice, self.hd95, self.jaccard):
             label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self.add_row("Reviewed", self.slices)
+        self.add_row("Sampled", self.slices)
         self.add_row("Volume", self.volume)
         self.add_row("", self.more_volumes)
         self.add_row("", self.edited)
