@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 import warnings
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from napari_diffseg.core.brats import Case
     from napari_diffseg.core.geometry import Geometry
+    from napari_diffseg.core.record import EditRecord
 
 TAG = "diffseg"
 
@@ -45,6 +47,11 @@ LayerData = tuple[Any, dict[str, Any], str]
 
 MAP_ROLES: tuple[Role, ...] = ("mean", "variance", "disagreement")
 """Maps of which one at a time lies over the images."""
+
+LOCKED: tuple[Role, ...] = ("truth", "mask", "member", "agreement", "errors")
+"""Labels that are shown, and not to be painted on: the numbers come from some of them."""
+
+LOCKED_HELP = "Not to be painted on: “Make editable” copies the mask into a layer that is"
 
 MASK_COLOUR = DEFAULTS.mask_colour
 TRUTH_COLOUR = DEFAULTS.truth_colour
@@ -76,11 +83,24 @@ def get_tag(layer: Layer) -> dict[str, Any] | None:
     - ``role``: what the layer shows;
     - ``case``: the name of the case, and ``source``: the `Case` itself, with its grid;
     - ``modality`` of an image; ``run``, the id of the run that made a result, and its parameters;
-    - ``created_s``: when it was made, `time.monotonic()`.
+    - ``created_s``: when it was made, `time.monotonic()`;
+    - ``layer``: the layer that it belongs to, weakly, once that is known (`claim`);
+    - of the mask of a run in a dock: ``live``, the `Run` itself, for a dock that is opened anew;
+    - of a mask to paint on, see `make_edited_layer`.
     """
     tag = layer.metadata.get(TAG)
-    is_copy = layer.source.parent is not None
-    return tag if isinstance(tag, dict) and "source" in tag and not is_copy else None
+    if not isinstance(tag, dict) or "source" not in tag:
+        return None
+    # napari hands the metadata on to what it makes of a layer, and names the parent of some only.
+    is_copy = layer.source.parent is not None or tag.get("layer", lambda: layer)() is not layer
+    return None if is_copy else tag
+
+
+def claim(layer: Layer) -> None:
+    """Note that a tag is this layer's, so that it says nothing about copies of the layer."""
+    tag = get_tag(layer)
+    if tag is not None:
+        tag["layer"] = weakref.ref(layer)
 
 
 def find_layers(
@@ -147,7 +167,8 @@ def make_case_layers(case: Case) -> list[LayerData]:
         name = f"Ground truth · {case.name}"
         tag = _make_tag("truth", case)
         colour = read_settings().truth_colour
-        layers.append(_outline(case.wt_truth, name, colour, tag, case.geometry))
+        # A copy: what is compared with the mask is the case's own, whatever is done to the layer.
+        layers.append(_outline(case.wt_truth.copy(), name, colour, tag, case.geometry))
     return layers
 
 
@@ -227,12 +248,17 @@ def make_drawing_layer(
     return data, parameters, "labels"
 
 
-def make_edited_layer(case: Case, run: str, mask: NDArray[np.uint8]) -> LayerData:
-    """Return a layer to paint on; the (Z, Y, X) mask is copied. Every label counts as tumour."""
+def make_edited_layer(
+    case: Case, run: str, mask: NDArray[np.uint8], earlier: EditRecord | None = None
+) -> LayerData:
+    """Return a layer to paint on; the (Z, Y, X) mask is copied. Every label counts as tumour.
+
+    The tag keeps the mask that it begins with, and what a record says that was painted before.
+    """
     from napari.utils.colormaps import DirectLabelColormap
 
     # Not "run": that would let the next run take the layer over.
-    tag = _make_tag("edited", case, edited_run=run)
+    tag = _make_tag("edited", case, edited_run=run, copied=mask > 0, earlier=earlier)
     colours = {None: EDITED_COLOUR, 0: "transparent", 1: EDITED_COLOUR}
     parameters = {
         "name": f"Edited mask · {case.name}",
@@ -262,6 +288,22 @@ def draw_outline(layer: Layer) -> None:
     warnings.filterwarnings("ignore", "Contours are not displayed during 3D rendering")
     layer.contour = 1
     layer.opacity = 1.0
+
+
+def lock(layer: Layer) -> None:
+    """Keep a layer of `LOCKED` from being painted on, and let napari's status bar say so.
+
+    To be called again when the layer is given other data: napari unlocks it then.
+    """
+    if (tag := get_tag(layer)) and tag["role"] in LOCKED:
+        layer.editable = False
+        layer.events.help.connect(_keep_help)  # napari writes another one when a layer is added
+        layer.help = LOCKED_HELP
+
+
+def _keep_help(event: Any) -> None:
+    if not event.source.editable:
+        event.source.help = LOCKED_HELP
 
 
 def activate_image(layers: LayerList, case: Case) -> None:

@@ -127,7 +127,8 @@ def load_result_layers(path: str, known: Sequence[Case]) -> list[LayerData]:
     )
     layers = [*shown.values()]
     if saved.edited is not None and record.edited is not None:
-        layers.insert(-1, make_edited_layer(case, record.edited.run, saved.edited.view(np.uint8)))
+        mask = saved.edited.view(np.uint8)
+        layers.insert(-1, make_edited_layer(case, record.edited.run, mask, record.edited))
     return layers if case in known else [*make_case_layers(case), *layers]
 
 

@@ -265,6 +265,22 @@ def test_progress_counts():
     assert ensemble.slice_masks(1).all()
 
 
+def test_voxels_are_counted_above_any_threshold_while_samples_come():
+    rng = np.random.default_rng(0)
+    levels = rng.integers(0, 256, (3, 2, 6, 6), np.uint8)
+    ensemble = Ensemble(2, (2, 6, 6))
+    for member, z in [(0, 0), (1, 1), (1, 0), (0, 1), (2, 1)]:
+        if member == 2:
+            ensemble.grow(3)
+        ensemble.add(member, z, levels[member, z])
+        for threshold in (0.84, 0.5, 0.3, 0.84):
+            there = ensemble.sampled[:, :, np.newaxis, np.newaxis]
+            expected = (levels[: len(there)] > threshold * 255) & there
+            counts = ensemble.mask_voxels(None, threshold)
+            np.testing.assert_array_equal(counts, expected.sum(axis=(2, 3)))
+    assert ensemble.wt_mask(0.84, 1).sum() == ensemble.mask_voxels(1, 0.84).sum()
+
+
 def test_probabilities_are_stored_to_the_nearest_level_and_half_is_outside():
     p = np.linspace(0, 1, 2041, dtype=np.float32)
     levels = encode_probability(p)

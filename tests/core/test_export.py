@@ -93,6 +93,44 @@ def test_record_tells_volume_agreement_and_scores() -> None:
     assert record.scores.members_dice == pytest.approx([8 / 12, 1, 1])
 
 
+@pytest.mark.parametrize(
+    ("options", "cut"),
+    [
+        ({"threshold": 0.7}, 0.7),
+        ({"threshold": 0.2}, 0.2),
+        ({"threshold": 0.7, "of": "masks"}, 0.5),
+        ({"threshold": 0.7, "consensus": "majority"}, 0.5),
+        ({"threshold": 0.7, "consensus": "closest"}, 0.5),
+    ],
+)
+def test_members_are_cut_where_their_mean_probability_is(
+    options: dict[str, object], cut: float
+) -> None:
+    ensemble = Ensemble(3, SHAPE)
+    ramp = np.linspace(0, 255, SHAPE[1] * SHAPE[2]).reshape(SHAPE[1:])
+    for member, share in enumerate((0.9, 0.95, 1.0)):
+        for z in range(SHAPE[0] - (member == 2)):  # the last one lacks a slice
+            ensemble.add(member, z, (share * ramp).astype(np.uint8))
+    record = record_of(make_case(HALF), ensemble, **options)
+    assert record.volume.members_threshold == cut
+    voxels = (ensemble.members_uint8()[:2] > cut * 255).sum(axis=(2, 3))
+    assert record.volume.members_ml == pytest.approx(voxels.sum(axis=1) * VOXEL_ML)
+    assert record.slices[-1].low_ml == pytest.approx(voxels[0, -1] * VOXEL_ML)
+    assert record.slices[-1].high_ml == pytest.approx(voxels[1, -1] * VOXEL_ML)
+
+
+def test_one_sample_has_a_volume_and_no_interval() -> None:
+    volume = record_of(make_case(HALF), ensemble_of(HALF)).volume
+    assert volume.members_ml == pytest.approx([4 * VOXEL_ML])
+    assert volume.median_ml == pytest.approx(4 * VOXEL_ML)
+    assert (volume.low_ml, volume.high_ml, volume.interval) == (None, None, None)
+    ensemble = ensemble_of(WHOLE, HALF, slices=range(2))
+    ensemble.add(0, 2, np.zeros(SHAPE[1:], np.uint8))
+    slices = record_of(make_case(HALF), ensemble).slices
+    assert (slices[1].low_ml, slices[1].high_ml) == pytest.approx((4 * VOXEL_ML, 8 * VOXEL_ML))
+    assert (slices[2].low_ml, slices[2].high_ml) == (None, None)
+
+
 def test_slices_have_the_numbers_of_the_source_file() -> None:
     case = make_case(box(0, slice(0, 2), slice(0, 2)))
     masks = (box(0, slice(0, 2), slice(0, 2)), box(0, slice(0, 2), slice(0, 1)))

@@ -11,7 +11,7 @@ import pytest
 
 from napari_diffseg._widgets import exporter
 from napari_diffseg.core.volume import to_source_grid
-from tests.plugin.conftest import Desk
+from tests.plugin.conftest import TUMOUR_Z, Desk
 
 
 @pytest.fixture
@@ -138,3 +138,89 @@ def test_an_edited_mask_is_saved_beside_the_models_and_said_to_be_edited(
     assert record["edited"]["n_added"] >= 15
     assert record["edited"]["run"] == layer.metadata["diffseg"]["edited_run"]
     assert record["files"]["edited"] == "Case_001_edited.nii.gz"
+
+
+def test_only_what_was_painted_counts_as_edited(
+    desk: Desk, case_folder: Path, folder: Path
+) -> None:
+    case = desk.open(case_folder)
+    desk.segment()
+    section, readout = desk.widget.export, desk.widget.readout
+    assert not readout.edited.isVisibleTo(desk.widget)
+    desk.click(section.edit_button)
+    at_first = desk.layer("edited").data.copy()
+    desk.widget.ensemble.threshold.setValue(20)
+    desk.wait(lambda: not np.array_equal(desk.layer("mask").data, at_first))
+    desk.click(section.edit_button)  # nothing was painted: the mask as it is now
+    copied = desk.layer("mask").data > 0
+    np.testing.assert_array_equal(desk.layer("edited").data > 0, copied)
+    voxel_ml = case.geometry.voxel_volume_ml
+    desk.wait(lambda: f"{copied.sum() * voxel_ml:.2f} mL" in readout.edited.text())
+    assert readout.edited.isVisibleTo(desk.widget)
+    save(desk)
+    path = folder / "Case_001_diffseg.json"
+    assert json.loads(path.read_text(encoding="utf-8"))["edited"] is None
+    assert not (folder / "Case_001_edited.nii.gz").exists()
+
+    layer = desk.layer("edited")
+    layer.brush_size, layer.n_edit_dimensions = 1, 3
+    empty = np.argwhere(~copied[TUMOUR_Z])[:2]
+    for y, x in empty:
+        layer.paint((TUMOUR_Z, y, x), 1)
+    with_two = f"{(copied.sum() + 2) * voxel_ml:.2f} mL"
+    desk.wait(lambda: with_two in readout.edited.text())
+    layer.undo()
+    with_one = f"{(copied.sum() + 1) * voxel_ml:.2f} mL"
+    desk.wait(lambda: with_one in readout.edited.text())
+    desk.widget.ensemble.threshold.setValue(80)
+    desk.wait(lambda: desk.layer("mask").data.sum() < copied.sum())
+    desk.click(section.edit_button)
+    assert "delete its layer to begin anew" in section.status.full_text()
+    save(desk)
+    edit = json.loads(path.read_text(encoding="utf-8"))["edited"]
+    assert (edit["n_added"], edit["n_removed"]) == (1, 0)  # and not what the threshold has done
+    assert edit["volume_ml"] == pytest.approx((copied.sum() + 1) * voxel_ml)
+    desk.viewer.layers.remove(layer)
+    assert not readout.edited.isVisibleTo(desk.widget)
+
+
+def test_nothing_better_is_replaced_unasked(
+    desk: Desk, case_folder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    answers: list[bool] = []
+
+    def ask(_: object, question: str) -> bool:
+        asked.append(question)
+        return answers.pop()
+
+    monkeypatch.setattr(exporter, "ask_to_replace", ask)
+    record = folder / "Case_001_diffseg.json"
+    status = desk.widget.export.status
+    desk.open(case_folder)
+    desk.segment()
+    desk.click(desk.widget.export.edit_button)
+    for column in range(2):  # who paints and saves in turn is not asked
+        desk.layer("edited").data[2, 0, column] = 1
+        save(desk)
+    assert not asked
+    assert json.loads(record.read_text(encoding="utf-8"))["edited"]["n_added"] == 2
+
+    desk.viewer.layers.remove(desk.layer("edited"))
+    before = record.read_bytes()
+    answers = [True, False]
+    save(desk)
+    assert asked == ["Replace the result with 5 samples (edited by hand)?"]
+    assert record.read_bytes() == before
+    assert status.full_text() == "Nothing was saved."
+    save(desk)
+    assert json.loads(record.read_text(encoding="utf-8"))["edited"] is None
+    assert status.full_text().endswith("From an earlier result: Case_001_edited.nii.gz.")
+
+    save(desk)  # what has as many samples is replaced, as ever
+    desk.widget.parameters.seed.setValue(1)
+    desk.widget.parameters.n_samples.setValue(2)
+    desk.segment()
+    answers = [False]
+    save(desk)
+    assert asked[2:] == ["Replace the result with 5 samples?"]

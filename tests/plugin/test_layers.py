@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import permutations, product
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from napari.components import ViewerModel
-from napari.layers import Image, Layer
+from napari.layers import Image, Layer, _layer_actions
 
 from napari_diffseg._layers import (
     MAP_ROLES,
@@ -24,6 +25,7 @@ from napari_diffseg._layers import (
 )
 from napari_diffseg.core.brats import Case, load_case
 from tests.core.case_files import make_images, write_case
+from tests.plugin.conftest import Desk
 
 ORIENTATIONS = list(product(permutations(range(3)), product((1, -1), repeat=3)))
 
@@ -138,6 +140,37 @@ def test_a_copy_of_our_layer_is_the_users(case: Case) -> None:
     viewer.add_layer(copy)
     assert get_tag(copy) is None
     assert find_layers(viewer.layers, "image", case).count(original) == 1
+
+
+def test_what_napari_makes_of_a_layer_of_ours_is_the_users(
+    make_desk: Callable[..., Desk], case_folder: Path
+) -> None:
+    desk = make_desk()
+    desk.open(case_folder)
+    desk.segment()
+    layers, roles = desk.viewer.layers, desk.roles
+    for role, action in (
+        ("mean", _layer_actions._convert_to_labels),
+        ("variance", _layer_actions._project),
+        ("mean", _layer_actions._duplicate_layer),
+    ):
+        n_before = len(layers)
+        layers.selection = {desk.layer(role)}
+        action(layers)
+        assert len(layers) == n_before + 1
+        assert desk.roles == roles
+    theirs = [layer for layer in layers if get_tag(layer) is None]
+    before = [np.array(layer.data) for layer in theirs]
+    layers.selection = {desk.layer("samples")}
+    _layer_actions._split_stack(layers)  # which takes the layer away
+    assert desk.roles == [role for role in roles if role != "samples"]
+
+    desk.widget.parameters.seed.setValue(1)
+    desk.segment()  # takes over the layers of the first run, and the user's are not among them
+    assert sorted(desk.roles) == sorted(roles)
+    for layer, data in zip(theirs, before, strict=True):
+        assert layer in layers
+        np.testing.assert_array_equal(layer.data, data)
 
 
 def test_the_sample_axis_does_not_move_the_view(case: Case) -> None:

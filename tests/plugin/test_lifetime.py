@@ -16,7 +16,7 @@ from qtpy.QtWidgets import QApplication, QDockWidget
 from napari_diffseg._layers import find_layers
 from napari_diffseg._widgets import DiffsegWidget
 from napari_diffseg._widgets.engine import Engine
-from napari_diffseg.core.events import Cancelled
+from napari_diffseg.core.events import Cancelled, SampleDone
 from tests.plugin.conftest import Desk, SlowMotion, load_tiny, write_synthetic
 
 
@@ -109,7 +109,35 @@ def test_a_widget_that_is_docked_again_works(
     assert len(find_layers(running.viewer.layers, role="mean")) == 2
 
 
-def test_a_widget_that_is_opened_anew_replaces_what_the_old_one_left(
+def test_a_dock_that_is_opened_anew_goes_on_with_what_the_old_one_left(
+    running: Desk, slow_motion: SlowMotion
+) -> None:
+    running.viewer.window.remove_dock_widget(running.widget)
+    wait_for_threads(slow_motion)
+    slow_motion.events.clear()
+    run = running.layer("mean").metadata["diffseg"]["run"]
+    before = running.layer("samples").data.copy()
+    drawn = before.any(axis=(2, 3))
+    assert drawn.any()
+    running.widget = widget = DiffsegWidget(running.viewer, Engine(load_tiny, slow_motion))
+    running.viewer.window.add_dock_widget(widget, name="new")
+    assert widget.ensemble.isEnabled()
+    assert "mL" in widget.readout.volume.text()
+    assert widget.export.save_button.isEnabled()
+    assert widget.parameters.whole_volume.isChecked()
+    assert widget.parameters.n_steps.value() == 20
+    widget.parameters.n_samples.setValue(2)
+    running.segment()
+    assert running.roles.count("mean") == 1
+    assert running.layer("mean").metadata["diffseg"]["run"] == run
+    samples = running.layer("samples").data
+    np.testing.assert_array_equal(samples[: len(before)][drawn[: len(samples)]], before[drawn])
+    new = {(e.member, e.z) for e in slow_motion.events if isinstance(e, SampleDone)}
+    assert new
+    assert not new & {*map(tuple, np.argwhere(drawn).tolist())}
+
+
+def test_a_dock_that_is_opened_anew_begins_anew_with_another_seed(
     running: Desk, slow_motion: SlowMotion
 ) -> None:
     running.viewer.window.remove_dock_widget(running.widget)
@@ -117,6 +145,7 @@ def test_a_widget_that_is_opened_anew_replaces_what_the_old_one_left(
     run = running.layer("mean").metadata["diffseg"]["run"]
     running.widget = DiffsegWidget(running.viewer, Engine(load_tiny))
     running.viewer.window.add_dock_widget(running.widget, name="new")
+    running.widget.parameters.seed.setValue(1)
     running.segment()
     assert running.roles.count("mean") == 1
     assert running.layer("mean").metadata["diffseg"]["run"] != run

@@ -8,8 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from napari.layers import Labels
 from qtpy.QtCore import QPoint, Qt
 
+from napari_diffseg._layers import find_layers
+from napari_diffseg._widgets.members_panel import MembersPanel
+from napari_diffseg._widgets.profile_panel import ProfilePanel
 from napari_diffseg.core.events import Finished, SampleDone, Started, StepDone
 from napari_diffseg.core.metrics import compute_dice, compute_hd95_mm, compute_jaccard
 from tests.plugin.conftest import TUMOUR_Z, Desk, SlowMotion, load_tiny
@@ -118,6 +122,42 @@ def test_maps_have_a_colour_bar_and_masks_are_outlines(reviewed: Desk) -> None:
     assert reviewed.layer("mask").contour == reviewed.layer("truth").contour == 1
 
 
+def paint(desk: Desk, layer: Labels, *, value: int = 1) -> None:
+    """Try to paint in the middle of the slice on screen, as napari's brush does."""
+    desk.viewer.layers.selection.active = layer
+    layer.mode = "paint"
+    if layer.mode == "paint":
+        layer.paint((TUMOUR_Z, 20, 18), value)
+
+
+def test_mask_and_truth_cannot_be_painted_on(reviewed: Desk) -> None:
+    case, before = reviewed.layer("mask").metadata["diffseg"]["source"], {}
+    panel = next(p for p in reviewed.widget.panels if isinstance(p, MembersPanel))
+    reviewed.click(panel.button)
+    panel.agreement.click()
+    panel.list.clicked_on.emit(0)
+    reviewed.wait(lambda: {"agreement", "member"} <= {*reviewed.roles})
+    for new_run in (False, True):  # which gives the same layers other arrays
+        if new_run:
+            reviewed.widget.parameters.seed.setValue(1)
+            reviewed.segment()
+        for role in ("mask", "truth", "agreement", "member"):
+            for layer in find_layers(reviewed.viewer.layers, role=role):
+                before[role] = layer.data.copy()
+                for value in (0, 1):
+                    paint(reviewed, layer, value=value)
+                np.testing.assert_array_equal(layer.data, before[role])
+                assert "Make editable" in reviewed.viewer.help  # napari's status bar
+    assert case.wt_truth is not None
+    reviewed.layer("truth").data[:] = 0  # by a script, or before the dock was there
+    np.testing.assert_array_equal(case.wt_truth, before["truth"])
+    reviewed.click(reviewed.widget.export.edit_button)
+    edited = reviewed.layer("edited")
+    for value in (0, 1):
+        paint(reviewed, edited, value=value)
+        assert edited.data[TUMOUR_Z, 20, 18] == value
+
+
 def test_a_colour_bar_that_was_hidden_stays_hidden(reviewed: Desk) -> None:
     reviewed.layer("mean").colorbar.visible = False
     reviewed.widget.parameters.seed.setValue(1)
@@ -133,6 +173,24 @@ def test_volume_with_the_interval_over_members(reviewed: Desk) -> None:
     text = reviewed.widget.readout.volume.text()
     assert f"{mask_ml:.2f} mL" in text
     assert f"{voxels.min():.2f}–{voxels.max():.2f}, range of 5" in text
+
+
+def test_the_samples_are_cut_where_the_mask_is(reviewed: Desk) -> None:
+    samples = reviewed.layer("samples").data
+    ensemble, readout = reviewed.widget.ensemble, reviewed.widget.readout
+    panel = next(p for p in reviewed.widget.panels if isinstance(p, ProfilePanel))
+    reviewed.wait(lambda: panel.profile is not None)
+    ensemble.threshold.setValue(84)
+    voxels = (samples > 0.84 * 255).sum(axis=(1, 2, 3)) / 1000
+    span = f"{voxels.min():.2f}–{voxels.max():.2f}, range of 5"
+    assert voxels.max() != (samples >= 128).sum(axis=(1, 2, 3)).max() / 1000
+    reviewed.wait(lambda: span in readout.volume.text())
+    assert f"median {np.median(voxels):.2f}" in readout.more_volumes.text()
+    reviewed.wait(lambda: panel.profile is not None and panel.profile.high_ml[0] == voxels.max())
+    ensemble.kind.setCurrentIndex(ensemble.kind.findData("masks"))
+    voxels = (samples >= 128).sum(axis=(1, 2, 3)) / 1000
+    span = f"{voxels.min():.2f}–{voxels.max():.2f}, range of 5"
+    reviewed.wait(lambda: span in readout.volume.text())
 
 
 def test_agreement_with_the_truth_is_shown_for_the_slice(reviewed: Desk) -> None:

@@ -191,6 +191,31 @@ def test_more_samples_are_added_to_the_same_run(desk: Desk, case_folder: Path) -
     np.testing.assert_array_equal(desk.layer("samples").data, five)
 
 
+def test_the_button_counts_what_is_missing_where_samples_are_wanted(
+    desk: Desk, case_folder: Path
+) -> None:
+    case = desk.open(case_folder)
+    parameters, button = desk.widget.parameters, desk.widget.run.button
+    parameters.n_samples.setValue(3)
+    desk.segment()
+    assert button.text() == "Segment"  # all is there
+    desk.go_to(case, TUMOUR_Z + 1)
+    assert button.text() == "Segment"  # nothing is
+    parameters.n_samples.setValue(2)
+    desk.segment()
+    parameters.n_samples.setValue(5)
+    assert button.text() == "Add 3 samples"
+    desk.go_to(case, TUMOUR_Z)
+    assert button.text() == "Add 2 samples"
+    parameters.slice_range.click()
+    numbers = [case.geometry.to_source_slice(z) for z in (TUMOUR_Z, TUMOUR_Z + 1)]
+    parameters.first.setValue(min(numbers))
+    parameters.last.setValue(max(numbers))
+    assert button.text() == "Add 3 samples"
+    parameters.whole_volume.click()
+    assert button.text() == "Add 5 samples"
+
+
 def test_asking_for_what_is_there_says_so(desk: Desk, case_folder: Path) -> None:
     desk.open(case_folder)
     desk.segment()

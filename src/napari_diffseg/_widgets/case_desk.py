@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from qtpy.QtCore import QObject, Signal
 
-from napari_diffseg._layers import draw_outline, find_cases, find_layers, get_tag
+from napari_diffseg._layers import claim, draw_outline, find_cases, find_layers, get_tag, lock
 from napari_diffseg._widgets.case_switch import CaseSwitch
 from napari_diffseg._widgets.open_case import ask_files, ask_folder, ask_result
 from napari_diffseg._widgets.opener import Opener
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
+    from napari.layers import Layer
     from qtpy.QtWidgets import QWidget
 
     from napari_diffseg._widgets.case_section import CaseSection
@@ -54,8 +55,8 @@ class CaseDesk(QObject):
 
     def follow_viewer(self) -> None:
         """Begin to follow the layers."""
-        for layer in find_layers(self._viewer.layers, role="truth"):
-            draw_outline(layer)
+        for layer in find_layers(self._viewer.layers):
+            self._set_up(layer)
         self._viewer.layers.events.inserted.connect(self._take_layer)
         self._viewer.layers.events.removed.connect(self._update)
         self._update()
@@ -102,10 +103,15 @@ class CaseDesk(QObject):
         self.opened.emit()
 
     def _take_layer(self, event: Any) -> None:
-        tag = get_tag(event.value)
-        if tag and tag["role"] == "truth":
-            draw_outline(event.value)
+        self._set_up(event.value)
         self._update()
+
+    def _set_up(self, layer: Layer) -> None:
+        """Do for a layer of ours what a reader cannot."""
+        claim(layer)
+        lock(layer)
+        if (tag := get_tag(layer)) and tag["role"] == "truth":
+            draw_outline(layer)
 
     def _update(self, event: object = None) -> None:  # noqa: ARG002 (napari passes it)
         known, self._cases = self._cases, find_cases(self._viewer.layers)

@@ -100,7 +100,7 @@ class CaseFolder(QObject):
         if case is None or self._runner.running_case is case or self._desk.is_edited(case):
             return
         run = self._runner.find_run(case)
-        if run is not None and not run.is_reopened:
+        if run is not None and (run.is_unsaved or not run.is_reopened):
             return
         if any(entry.files == case.files for entry in self.queue.entries):
             self._desk.close_case(case)

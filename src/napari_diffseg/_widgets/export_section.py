@@ -6,6 +6,7 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QFileDialog,
     QMenu,
+    QMessageBox,
     QPushButton,
     QSizePolicy,
     QToolButton,
@@ -58,8 +59,9 @@ class ExportSection(QWidget):
         describe(
             self.edit_button,
             "Make editable",
-            "Copy the mask into a layer of its own to paint on. Later samples do not change it; "
-            "Save writes it beside the model's mask and says that it was edited.",
+            "Copy the mask into a layer of its own to paint on. Later samples and the sliders do "
+            "not change it; Save writes it beside the model's mask, with what was painted. To "
+            "begin anew, delete its layer.",
         )
         self.status = ElidedLabel()
         self._can_export = self._is_busy = False
@@ -109,6 +111,15 @@ class ExportSection(QWidget):
 def ask_folder(parent: QWidget, start: str) -> str:
     """Ask where results go; an empty text when the user thinks better of it."""
     return str(QFileDialog.getExistingDirectory(parent, "Save the result: choose a folder", start))
+
+
+def ask_to_replace(parent: QWidget, question: str) -> bool:
+    """Ask whether a saved result may be replaced."""
+    buttons = QMessageBox.StandardButton
+    answer = QMessageBox.question(
+        parent, "Save the result", question, buttons.Yes | buttons.Cancel, buttons.Cancel
+    )
+    return bool(answer == buttons.Yes)
 
 
 def ask_report(parent: QWidget, start: str) -> str:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QObject, Signal
 
-from napari_diffseg._layers import TAG, find_layers, make_edited_layer
-from napari_diffseg._widgets.export_section import ask_folder, ask_report
+from napari_diffseg._widgets.edited import EditedMask
+from napari_diffseg._widgets.export_section import ask_folder, ask_report, ask_to_replace
+from napari_diffseg._widgets.saved_files import SavedFiles
 from napari_diffseg._widgets.snapshot import report_snapshot, save_snapshot, take_snapshot
 from napari_diffseg._worker import Task
 from napari_diffseg.core.errors import DiffsegError
@@ -17,8 +18,6 @@ from napari_diffseg.core.export import report_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from napari.layers import Labels
 
     from napari_diffseg._widgets.export_section import ExportSection
     from napari_diffseg._widgets.snapshot import Snapshot
@@ -34,8 +33,10 @@ class Exporter(QObject):
         super().__init__(section)
         self._stage = stage
         self._section = section
+        self.edited = EditedMask(stage, self)
         self._task: Task | None = None
         self._folder = ""  # the last one that was chosen
+        self._files = SavedFiles()
         section.save_wanted.connect(self._save)
         section.edit_wanted.connect(self._edit)
         section.report_wanted.connect(self._report)
@@ -62,9 +63,14 @@ class Exporter(QObject):
         if not folder or snapshot is None:
             return
         self._folder = folder
+        question = self._files.ask_what(snapshot, Path(folder))
+        if question and not ask_to_replace(self._section, question):
+            self._section.set_note("Nothing was saved.")
+            return
         save = partial(save_snapshot, samples=self._section.with_samples)
         name = snapshot.case.name
-        self._start(Task(save, snapshot, Path(folder)), f"Saving {name} …", _tell_files)
+        tell = partial(self._tell_files, name)
+        self._start(Task(save, snapshot, Path(folder)), f"Saving {name} …", tell)
 
     def _report(self) -> None:
         snapshot = self._take_snapshot()
@@ -77,38 +83,16 @@ class Exporter(QObject):
         path = Path(name)
         path = path if path.suffix else path.with_suffix(".html")
         self._folder = str(path.parent)
-        self._start(Task(report_snapshot, snapshot, path), "Writing the report …", _tell_report)
+        self._start(
+            Task(report_snapshot, snapshot, path), "Writing the report …", self._tell_report
+        )
 
     def _edit(self) -> None:
-        """Give the user a copy of the mask to paint on, or the one that there is."""
-        from napari.layers import Layer
-
-        run = self._stage.run
-        if run is None:
-            return
-        layer = self._find_edited()
-        if layer is None:
-            layer = Layer.create(*make_edited_layer(run.case, run.id, run.mask))
-            self._stage.viewer.layers.append(layer)
-        layer.visible = True
-        self._stage.viewer.layers.selection.active = layer
-        layer.mode = "paint"
-        self._section.set_note("Paint on the slices. Save and Report include what you paint.")
-
-    def _find_edited(self) -> Labels | None:
-        run = self._stage.run
-        if run is None:
-            return None
-        found = find_layers(self._stage.viewer.layers, role="edited", case=run.case)
-        return found[-1] if found else None
+        self._section.set_note(self.edited.make())
 
     def _take_snapshot(self) -> Snapshot | None:
-        run, layer = self._stage.run, self._find_edited()
-        if run is None:
-            return None
-        if layer is None:
-            return take_snapshot(run)
-        return take_snapshot(run, layer.data > 0, layer.metadata[TAG]["edited_run"])
+        run = self._stage.run
+        return None if run is None else take_snapshot(run, self.edited.take())
 
     def _start(self, task: Task, text: str, tell: Callable[[object], str]) -> None:
         if self._task is not None:
@@ -131,12 +115,16 @@ class Exporter(QObject):
             text = f"The result cannot be saved ({type(error).__name__}: {error})."
         self.failed.emit(text)
 
+    def _tell_files(self, name: str, result: object) -> str:
+        assert isinstance(result, dict)
+        paths: list[Path] = [*result.values()]
+        folder = paths[0].parent
+        left_over = self._files.find_left_over(folder, name, paths)
+        self._files.note(paths)
+        text = f"Saved {len(paths)} files in {folder}."
+        return f"{text} From an earlier result: {', '.join(left_over)}." if left_over else text
 
-def _tell_files(result: object) -> str:
-    assert isinstance(result, dict)
-    folder = next(iter(result.values())).parent
-    return f"Saved {len(result)} files in {folder}."
-
-
-def _tell_report(result: object) -> str:
-    return f"Report: {result}"
+    def _tell_report(self, result: object) -> str:
+        assert isinstance(result, Path)
+        self._files.note([result])
+        return f"Report: {result}"

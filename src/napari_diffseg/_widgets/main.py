@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -155,7 +156,9 @@ class DiffsegWidget(QWidget):
         self._review.warned.connect(self._warn)
         self._runner.ended.connect(self._end)
         self._exporter.failed.connect(self._fail)
+        self._exporter.edited.measured.connect(self.readout.show_edited)
         self._reopener.adopted.connect(self._show_reopened)
+        self._reopener.found.connect(self._show_found)
         self._reopener.told.connect(partial(self.run.message.show_message, "info"))
         self._warm_up.done.connect(self._show_estimate)
         self._lifetime.ended.connect(self._shut_down)
@@ -230,6 +233,12 @@ class DiffsegWidget(QWidget):
         name = "a model" if run.record is None else run.record.model.name
         self.run.status.setText(f"Opened: {run.n_started} samples, drawn by {name}.")
 
+    def _show_found(self, run: Run) -> None:
+        """Show what a dock that was closed has drawn of the case that is looked at."""
+        if run.case is self._desk.current:
+            self.model.set_path(run.recipe.model_path)
+            self._show_reopened(run)
+
     def _change_model(self) -> None:
         model = self._runner.find_model(self.model.path)
         if model is None:
@@ -250,6 +259,7 @@ class DiffsegWidget(QWidget):
         else:
             z = find_slice(self._viewer.dims, case.geometry)
             self.parameters.show_slice(case.geometry.to_source_slice(z))
+            self._name_button(case)
             self.stage.moved.emit(z)
 
     def _recipe(self) -> Recipe:
@@ -302,17 +312,28 @@ class DiffsegWidget(QWidget):
             self.run.set_state("no case")
             self.run.status.setText(HINT)
             return
-        run = self._runner.continues(case, self._recipe())
-        n_more = 0 if run is None else self.parameters.choices().n_samples - run.n_started
+        self._name_button(case)
+        self.run.status.setText(self._describe_estimate(case))
+
+    def _name_button(self, case: Case) -> None:
+        """Let the button say how many samples it would add where some are."""
+        if self._runner.is_running:
+            return
+        choices, n_more = self.parameters.choices(), None
+        with suppress(ParameterError):  # `_describe_estimate` tells it
+            n_more = self._runner.count_missing(
+                case, self._recipe(), choices.n_samples, self._z_range(case)
+            )
         label = "Segment"
-        if run is not None and run.n_started and n_more > 0:
-            up_to = "" if self.parameters.choices().tolerance is None else "up to "
+        if n_more:
+            up_to = "" if choices.tolerance is None else "up to "
             label = f"Add {up_to}{n_more} sample{'s' if n_more > 1 else ''}"
         self.run.set_state("ready", label)
-        self.run.status.setText(self._describe_estimate(case))
 
     def _show_estimate(self) -> None:
         """Say how long it would take, unless there is something to read."""
+        if self._desk.current is not None:
+            self._name_button(self._desk.current)
         if self._desk.current is not None and not self.run.status.full_text():
             self.run.status.setText(self._describe_estimate(self._desk.current))
 

@@ -44,9 +44,9 @@ class MembersPanel(Panel):
         describe(
             self.list,
             "Samples",
-            "Every sample's mask on this slice. First the typical one, which agrees best with all "
-            "others, then the smallest, the largest and the outlier, which agrees least. Point at "
-            "one to see its outline in the canvas, click to keep it there.",
+            "Every sample's mask on this slice, cut at 0.5. First the typical one, which agrees "
+            "best with all others, then the smallest, the largest and the outlier, which agrees "
+            "least. Point at one to see its outline in the canvas, click to keep it there.",
         )
         self.flicker_button = QPushButton("Flicker")
         describe(self.flicker_button, "Flicker", f"{FLICKER}. Key: F")

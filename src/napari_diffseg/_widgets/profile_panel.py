@@ -31,9 +31,10 @@ FEWEST_SLICES = 20  # a single slice is not drawn over the whole width
 AXIS_WIDTH = 34  # fixed: the plot must not jump when a number gets longer
 BAND_OPACITY = 0.35
 TOOLTIP = (
-    "Volume of the tumour on every slice, in mL: the mask (blue line), the samples (band: smallest "
-    "to largest, from 39 samples on 2.5 to 97.5 % of them), and the truth (orange, dashed). The "
-    "upright line is the slice that you see. Click or drag to go to another one."
+    "Volume of the tumour on every slice, in mL: the mask (blue line), the samples, cut as for "
+    "Volume (band: smallest to largest, from 39 samples on 2.5 to 97.5 % of them), and the truth "
+    "(orange, dashed). The upright line is the slice that you see. Click or drag to go to another "
+    "one."
 )
 
 
@@ -74,7 +75,7 @@ class ProfilePanel(Panel):
         k = run.view.k
         self.profile = profile = compute_profile(
             run.mask,
-            run.ensemble.mask_voxels(k),
+            run.member_voxels(),
             run.ensemble.sampled[:k],
             run.case.geometry,
             run.case.wt_truth,

@@ -28,7 +28,8 @@ class ReadoutSection(Form):
             self.volume,
             "Volume",
             "Volume of the mask in millilitres. In brackets: the smallest and the largest sample "
-            "(from 39 samples on, 2.5 to 97.5 % of them).",
+            "(from 39 samples on, 2.5 to 97.5 % of them), cut at the threshold if that is one of "
+            "the mean of the probabilities, otherwise at 0.5.",
         )
         self.more_volumes, self.confidence = QLabel(), QLabel(DASH)
         describe(
@@ -45,6 +46,13 @@ class ReadoutSection(Form):
             "under “Look here first”; below 0.8 do not rely on the volume without looking. Dice "
             "is lower for small tumours by nature.",
         )
+        self.edited = QLabel()
+        describe(
+            self.edited,
+            "Edited",
+            "Volume of the mask that you paint on (“Make editable”). All else here is about the "
+            "model's.",
+        )
         describe(
             self.slices,
             "Slices",
@@ -60,15 +68,17 @@ class ReadoutSection(Form):
         )
         describe(self.jaccard, "Jaccard", "Intersection over union of mask and truth.")
         labels = (self.volume, self.more_volumes, self.confidence, self.slices)
-        for label in (*labels, self.dice, self.hd95, self.jaccard):
+        for label in (*labels, self.edited, self.dice, self.hd95, self.jaccard):
             label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        self.add_row("Reviewed", self.slices)
+        self.add_row("Sampled", self.slices)
         self.add_row("Volume", self.volume)
         self.add_row("", self.more_volumes)
+        self.add_row("", self.edited)
         self.add_row("Confidence", self.confidence)
         self.add_row("Truth", Row(self.dice, self.hd95, self.jaccard))
         self.show_overlap(None)
         self.show_distance(None)
+        self.show_edited(None)
 
     def show_volume(
         self,
@@ -91,6 +101,11 @@ class ReadoutSection(Form):
             kind = "range" if interval.kind == "range" else interval.kind
             text += f" ({span}, {kind} of {interval.n_members})"
         self.volume.setText(text)
+
+    def show_edited(self, volume_ml: float | None) -> None:
+        """Show the volume of the mask that is painted on; without one there is no such line."""
+        self.edited.setText("" if volume_ml is None else f"Edited: {format_ml(volume_ml)} mL")
+        self.edited.setVisible(volume_ml is not None)
 
     def show_confidence(self, confidence: float | None) -> None:
         """Show how much the members agree, and what that means."""

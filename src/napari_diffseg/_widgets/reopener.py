@@ -1,4 +1,4 @@
-"""A saved result that was opened becomes a run of the dock, to which samples can be added."""
+"""A saved result that was opened, or what a closed dock has left, becomes a run of this dock."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ MEMBERS_MISSING = (
 
 
 class Reopener(QObject):
-    """Looks for layers of saved results, those that are there and those that come."""
+    """Looks for layers of results, those that are there and, of saved ones, those that come."""
 
-    adopted = Signal(object)  # Run
+    adopted = Signal(object)  # Run, from a file
+    found = Signal(object)  # Run, of a dock that was closed
     told = Signal(str)
 
     def __init__(self, viewer: ViewerModel, runner: Runner, parent: QWidget) -> None:
@@ -39,6 +40,7 @@ class Reopener(QObject):
         self._viewer.layers.events.inserted.connect(self._take_layer)
         for layer in find_layers(self._viewer.layers, role="mask"):
             self._adopt(layer)
+            self._go_on(layer)
 
     def leave_viewer(self) -> None:
         """Follow the layers no more."""
@@ -48,6 +50,17 @@ class Reopener(QObject):
         tag = get_tag(event.value)
         if tag and tag["role"] == "mask":  # the last one of a result
             self._adopt(event.value)
+
+    def _go_on(self, layer: Layer) -> None:
+        """Take in the run of a dock that was closed, unless that was this one."""
+        tag = get_tag(layer)
+        run: Run | None = tag.get("live") if tag else None
+        if run is None or self._runner.find_run(run.case) is not None:
+            return
+        run.is_unsaved |= not run.is_reopened
+        run.is_reopened = True
+        self._runner.adopt(run)
+        self.found.emit(run)
 
     def _adopt(self, layer: Layer) -> None:
         tag = get_tag(layer)
@@ -71,6 +84,7 @@ class Reopener(QObject):
         for role in (*MAP_ROLES, "mask"):
             if role in of_result:
                 setattr(run, role, of_result[role].data)
+        run.mask.fill(0)  # before the dock was there it could be painted on
         self._runner.adopt(run)
         self.adopted.emit(run)
         if note:

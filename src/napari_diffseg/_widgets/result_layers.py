@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from napari_diffseg._layers import (
     MAP_ROLES,
+    TAG,
     LayerData,
     Role,
+    claim,
     draw_outline,
     find_layers,
     find_slice,
     get_tag,
+    lock,
     make_drawing_layer,
     make_result_layers,
 )
@@ -113,8 +116,11 @@ class ResultLayers:
             run.mask,
             _details(run),
         )
+        data["mask"][1]["metadata"][TAG]["live"] = run
         for role, (array, parameters, kind) in data.items():
             if role in there:
+                if role == "mask":
+                    there[role].metadata[TAG]["live"] = run
                 if role == "samples" and len(there[role].data) != len(array):
                     _set_array(there[role], array)  # there is room for more, elsewhere
                 continue
@@ -124,6 +130,7 @@ class ResultLayers:
             else:
                 others.remove(heir)
                 heir.metadata = {**heir.metadata, **parameters["metadata"]}
+                claim(heir)
                 _set_array(heir, array)
         for layer in others:
             layers.remove(layer)
@@ -217,6 +224,7 @@ class ResultLayers:
                 layer.refresh(extent=False, thumbnail=False)
             else:
                 layer.data = data
+                lock(layer)
             return
         if not show:
             return
@@ -258,6 +266,7 @@ def _role_of(layer: Layer) -> Role | None:
 def _set_array(layer: Layer, array: NDArray[Any]) -> None:
     """Let a layer show another array, of another size perhaps."""
     layer.data = array
+    lock(layer)
     if not layer.visible:  # napari does not look at the new size of a hidden layer by itself
         layer.scale = layer.scale
 
@@ -266,6 +275,7 @@ def _put_aside(layer: Layer) -> None:
     tag = get_tag(layer)
     if tag is not None:
         tag["is_kept"] = True
+        tag.pop("live", None)  # it would keep the samples in memory when their layer is deleted
         layer.visible = False
         layer.name = f"{layer.name} (seed {tag['seed']}, {tag['run'][:4]})"
 

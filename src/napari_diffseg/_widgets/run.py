@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_diffseg.core.consensus import Decision, cut_out_votes
+from napari_diffseg.core.consensus import Decision, cut_out_votes, members_threshold
 from napari_diffseg.core.ensemble import Ensemble
 from napari_diffseg.core.overlaps import Overlaps, find_closest
 
@@ -70,7 +70,10 @@ class Run:
     record : RunRecord or None
         How the members were drawn, for exported results; None before the first sample.
     is_reopened : bool
-        Its members come from a file, and the model has not been compared yet with theirs.
+        Its members come from a file or from a dock that was closed, and the model has not been
+        compared yet with theirs.
+    is_unsaved : bool
+        Such a dock has drawn some of them: they may be in no file.
     """
 
     def __init__(self, case: Case, recipe: Recipe, n_members: int) -> None:
@@ -92,6 +95,7 @@ class Run:
         self._staples: dict[int, tuple[int, Staple]] = {}  # of k members, after so many samples
         self.record: RunRecord | None = None
         self.is_reopened = False
+        self.is_unsaved = False
 
     def ask(self, z_range: tuple[int, int] | None, z_indices: Iterable[int]) -> None:
         """Note which slices a run will cover, and which of them it will sample."""
@@ -192,11 +196,16 @@ class Run:
         sampled = self.is_sampled
         return self.asked | sampled if (sampled | ~self.planned).all() else sampled
 
+    def member_voxels(self) -> NDArray[np.int64]:
+        """Return the voxels of the members in view on every slice, (k, Z), cut as the mask is."""
+        view = self.view
+        cut = members_threshold(view.consensus, view.of, view.threshold)
+        return self.ensemble.mask_voxels(view.k, cut)
+
     def member_volumes_ml(self) -> NDArray[np.float64]:
         """Return the volumes of those members in view that have every sampled slice."""
-        k = self.view.k
-        complete = self.ensemble.complete_members(k)
-        voxels = self.ensemble.mask_voxels(k)[complete].sum(axis=1)
+        complete = self.ensemble.complete_members(self.view.k)
+        voxels = self.member_voxels()[complete].sum(axis=1)
         return np.asarray(voxels * self.case.geometry.voxel_volume_ml, np.float64)
 
     def expected_ml(self) -> float:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 from qtpy.QtCore import QObject, Signal
 
 from napari_diffseg._settings import read_settings
@@ -124,6 +125,24 @@ class Runner(QObject):
         if run is not None:
             n_missing -= int(count_leading(run.ensemble.sampled[:n_samples])[wanted].sum())
         return n_missing * resolved.n_steps * pace
+
+    def count_missing(
+        self, case: Case, recipe: Recipe, n_samples: int, z_range: tuple[int, int] | None
+    ) -> int | None:
+        """Return how many samples are missing on the slice that has the fewest of those chosen.
+
+        None if none of these slices has any: nothing is added to there.
+        """
+        run = self.continues(case, recipe)
+        if run is None:
+            return None
+        slices = self._engine.find_slices(case)
+        if slices is None:  # the images are not prepared yet
+            slices = np.flatnonzero(run.planned | run.is_sampled)
+        first, end = z_range or (0, case.geometry.shape[0])
+        wanted = slices[(slices >= first) & (slices < end)]
+        there = count_leading(run.ensemble.sampled[:n_samples])[wanted]
+        return n_samples - int(there.min()) if there.any() else None
 
     def adopt(self, run: Run) -> None:
         """Take in a run that was saved; it is the latest one of its case."""

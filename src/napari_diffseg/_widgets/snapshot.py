@@ -16,7 +16,27 @@ if TYPE_CHECKING:
 
     from napari_diffseg._widgets.run import Run, View
     from napari_diffseg.core.brats import Case
-    from napari_diffseg.core.record import ResultRecord, RunRecord
+    from napari_diffseg.core.record import EditRecord, ResultRecord, RunRecord
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """A mask that the user has painted on.
+
+    Attributes
+    ----------
+    mask, copied : (Z, Y, X) bool
+        As it is, and as it was when he began.
+    run
+        Whose mask was copied.
+    earlier
+        What had been painted before, in a result that was opened again.
+    """
+
+    mask: NDArray[np.bool_]
+    copied: NDArray[np.bool_]
+    run: str
+    earlier: EditRecord | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,8 +53,8 @@ class Snapshot:
         Slices that volume and scores are about.
     z_range
         From the first to one past the last slice that was asked for.
-    edited : (Z, Y, X) bool or None
-        A mask that the user has painted on, and the run that it began with.
+    edit
+        What the user has painted, if anything.
     """
 
     case: Case
@@ -44,8 +64,22 @@ class Snapshot:
     sampled: NDArray[np.bool_]
     judged: NDArray[np.bool_]
     z_range: tuple[int, int]
-    edited: NDArray[np.bool_] | None = None
-    edited_run: str = ""
+    edit: Edit | None = None
+
+    @property
+    def edited(self) -> NDArray[np.bool_] | None:
+        """(Z, Y, X) bool: the mask that the user has painted on."""
+        return None if self.edit is None else self.edit.mask
+
+    @property
+    def n_drawn(self) -> int:
+        """Members that there are, whether or not they are looked at."""
+        return len(self.members)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether volume and scores are about every slice."""
+        return bool(self.judged.all())
 
     def restore(self) -> tuple[Ensemble, ResultRecord]:
         """Make an ensemble and the record of the result, as they were; takes a second or two."""
@@ -65,21 +99,20 @@ class Snapshot:
             z_range=self.z_range,
             judged=self.judged,
         )
-        if self.edited is not None:
+        if self.edit is not None:
             maps = record.maps
             decision = decide(
                 ensemble, maps.consensus, threshold=maps.threshold, k=maps.n_members, of=maps.of
             )
-            mask = make_mask(ensemble, decision)
-            geometry = self.case.geometry
-            edit = describe_edit(mask, self.edited, geometry, self.edited_run)
-            record = replace(record, edited=edit)
+            mask, edit = make_mask(ensemble, decision), self.edit
+            described = describe_edit(
+                mask, edit.mask, edit.copied, self.case.geometry, edit.run, edit.earlier
+            )
+            record = replace(record, edited=described)
         return ensemble, record
 
 
-def take_snapshot(
-    run: Run, edited: NDArray[np.bool_] | None = None, edited_run: str = ""
-) -> Snapshot | None:
+def take_snapshot(run: Run, edit: Edit | None = None) -> Snapshot | None:
     """Take a snapshot of a run, in the thread that writes it; None before the first sample."""
     n_started = run.n_started
     if not n_started or run.record is None:
@@ -93,8 +126,7 @@ def take_snapshot(
         sampled=run.ensemble.sampled[:n_started].copy(),
         judged=run.evaluated.copy(),
         z_range=(int(asked[0]), int(asked[-1]) + 1),
-        edited=edited,
-        edited_run=edited_run,
+        edit=edit,
     )
 
 

@@ -163,6 +163,15 @@ def restore_staple(mask: NDArray[np.bool_]) -> Staple:
     return Staple((), np.arange(len(mask)), (y.start, x.start), probability)
 
 
+def members_threshold(kind: ConsensusKind, of: MapKind, threshold: float) -> float:
+    """Return where members are cut when their volumes are set beside that of the mask.
+
+    Where their mean probability is: cut elsewhere, all of them could be larger than the mask that
+    they make, or smaller. Rules that work on the members' own masks cut them at 0.5.
+    """
+    return threshold if kind == "mean" and of == "probabilities" else 0.5
+
+
 def decide(
     ensemble: Ensemble,
     kind: ConsensusKind = "mean",

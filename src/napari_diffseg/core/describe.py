@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_diffseg.core.brats import Case
-from napari_diffseg.core.consensus import ConsensusKind, decide, make_mask
+from napari_diffseg.core.consensus import ConsensusKind, decide, make_mask, members_threshold
 from napari_diffseg.core.ensemble import Ensemble
 from napari_diffseg.core.environment import software_versions
 from napari_diffseg.core.findings import add_profile, describe_lesions, describe_work_list
@@ -160,7 +160,8 @@ def describe_result(
     truth = None
     if case.wt_truth is not None:
         truth = case.wt_truth[first:end] & counts[first:end, np.newaxis, np.newaxis]
-    members_ml = ensemble.mask_voxels(k)[complete, first:end].sum(axis=1) * geometry.voxel_volume_ml
+    cut = members_threshold(consensus, of, threshold)
+    members_ml = ensemble.mask_voxels(k, cut)[complete, first:end].sum(1) * geometry.voxel_volume_ml
     mean_total = float(mean_map[first:end].sum(dtype=np.float64))
     slices = [
         _describe_slice(z, first, mask, truth, agreement.slice_disagreement, case)
@@ -189,12 +190,13 @@ def describe_result(
             mask_ml,
             mean_total * geometry.voxel_volume_ml,
             members_ml.tolist(),
+            cut,
         ),
         confidence=agreement.mean_pairwise_dice,
         scores=None
         if truth is None
         else _describe_scores(mask, truth, masks, complete, counts[first:end], case),
-        slices=add_profile(slices, whole_mask, ensemble, len(members), case),
+        slices=add_profile(slices, whole_mask, ensemble, len(members), case, cut),
         members=tuple(
             MemberRecord(describe_ranges(has, geometry))
             for has in ensemble.sampled[: max(len(members), count_started(ensemble))]
@@ -244,14 +246,15 @@ def describe_case(case: Case) -> CaseRecord:
 
 
 def _describe_volume(
-    mask_ml: float, expected_ml: float, members_ml: Sequence[float]
+    mask_ml: float, expected_ml: float, members_ml: Sequence[float], cut: float
 ) -> VolumeRecord:
-    interval = compute_volume_interval(members_ml) if members_ml else None
+    interval = compute_volume_interval(members_ml) if len(members_ml) > 1 else None
     return VolumeRecord(
         mask_ml=float(mask_ml),
         expected_ml=float(expected_ml),
         members_ml=tuple(members_ml),
-        median_ml=None if interval is None else interval.median_ml,
+        members_threshold=cut,
+        median_ml=float(np.median(members_ml)) if members_ml else None,
         low_ml=None if interval is None else interval.low_ml,
         high_ml=None if interval is None else interval.high_ml,
         interval=None if interval is None else interval.kind,

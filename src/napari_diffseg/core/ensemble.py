@@ -32,6 +32,7 @@ from napari_diffseg.core.levels import (
     MapKind,
     SliceWriter,
     Sums,
+    level_above,
     mask_writer,
     total_level,
     write_disagreement,
@@ -72,7 +73,8 @@ class Ensemble:
             raise ValueError(f"no ensemble of {n_members} members of shape {shape}")
         self._members = _zeroed_members(n_members, shape)
         self._sampled = np.zeros((n_members, shape[0]), bool)
-        self._mask_voxels = np.zeros((n_members, shape[0]), np.int64)
+        # Per level that members are cut at: always the mask's, and the one that was asked for last.
+        self._mask_voxels = {MASK_LEVEL: np.zeros((n_members, shape[0]), np.int64)}
         # Per kind, the sums of the first k members, and that k. Made when first asked for.
         self._sums: dict[_SumKind, Sums] = {}
         self._sums_k: dict[_SumKind, int] = {}
@@ -136,7 +138,8 @@ class Ensemble:
             self._sums[kind][z] -= self._contribution(member, z, kind)
         self._members[member, z] = probability
         self._sampled[member, z] = True
-        self._mask_voxels[member, z] = np.count_nonzero(probability >= MASK_LEVEL)
+        for level, voxels in self._mask_voxels.items():
+            voxels[member, z] = np.count_nonzero(probability >= level)
         for kind in sums_with_it:
             self._sums[kind][z] += self._contribution(member, z, kind)
 
@@ -154,7 +157,9 @@ class Ensemble:
             self._members[member, z] = old[member, z]
         more = ((0, n_members - n_old), (0, 0))
         self._sampled = np.pad(self._sampled, more)
-        self._mask_voxels = np.pad(self._mask_voxels, more)
+        self._mask_voxels = {
+            level: np.pad(voxels, more) for level, voxels in self._mask_voxels.items()
+        }
         for kind in [*self._sums]:
             if self._sums[kind].dtype != _sum_dtype(n_members, kind):
                 del self._sums[kind], self._sums_k[kind]
@@ -169,12 +174,19 @@ class Ensemble:
         masks: NDArray[np.bool_] = self._members[has_slice, z] >= MASK_LEVEL
         return masks
 
-    def mask_voxels(self, k: int | None = None) -> NDArray[np.int64]:
-        """Return the number of mask voxels of the first k members on every slice, (k, Z).
+    def mask_voxels(self, k: int | None = None, threshold: float = 0.5) -> NDArray[np.int64]:
+        """Return how many voxels of the first k members are above a threshold, (k, Z).
 
         Times the voxel's volume this is each member's volume; it is counted when a slice is added.
+        Another threshold than 0.5 and the last one takes tens of milliseconds to count.
         """
-        return _read_only(self._mask_voxels[: self._checked_k(k)])
+        level = level_above(threshold)
+        if level not in self._mask_voxels:
+            voxels = np.zeros(self._sampled.shape, np.int64)
+            for member, z in np.argwhere(self._sampled):
+                voxels[member, z] = np.count_nonzero(self._members[member, z] >= level)
+            self._mask_voxels = {MASK_LEVEL: self._mask_voxels[MASK_LEVEL], level: voxels}
+        return _read_only(self._mask_voxels[level][: self._checked_k(k)])
 
     def n_samples(self, k: int | None = None) -> NDArray[np.int64]:
         """Return how many of the first k members have been sampled at each slice, (Z,)."""

@@ -63,22 +63,27 @@ def describe_work_list(
 
 
 def add_profile(
-    slices: Sequence[SliceRecord], mask: NDArray[np.bool_], ensemble: Ensemble, k: int, case: Case
+    slices: Sequence[SliceRecord],
+    mask: NDArray[np.bool_],
+    ensemble: Ensemble,
+    k: int,
+    case: Case,
+    members_threshold: float = 0.5,
 ) -> tuple[SliceRecord, ...]:
-    """Return the records of slices with their volumes, by number."""
-    profile = compute_profile(
-        mask, ensemble.mask_voxels(k), ensemble.sampled[:k], case.geometry, case.wt_truth
-    )
+    """Return the records of slices with their volumes, by number; members are cut as is said."""
+    voxels, sampled = ensemble.mask_voxels(k, members_threshold), ensemble.sampled[:k]
+    profile = compute_profile(mask, voxels, sampled, case.geometry, case.wt_truth)
     rows = {number: row for row, number in enumerate(profile.slices)}
     complete = []
     for entry in sorted(slices, key=lambda record: record.slice):
         row = rows[entry.slice]
+        has_interval = sampled[:, profile.z[row]].sum() > 1
         complete.append(
             replace(
                 entry,
                 mask_ml=profile.mask_ml[row],
-                low_ml=profile.low_ml[row],
-                high_ml=profile.high_ml[row],
+                low_ml=profile.low_ml[row] if has_interval else None,
+                high_ml=profile.high_ml[row] if has_interval else None,
                 truth_ml=None if profile.truth_ml is None else profile.truth_ml[row],
             )
         )
@@ -86,12 +91,32 @@ def add_profile(
 
 
 def describe_edit(
-    mask: NDArray[np.bool_], edited: NDArray[np.bool_], geometry: Geometry, run: str
+    mask: NDArray[np.bool_],
+    edited: NDArray[np.bool_],
+    copied: NDArray[np.bool_],
+    geometry: Geometry,
+    run: str,
+    earlier: EditRecord | None = None,
 ) -> EditRecord:
-    """Describe what somebody has painted, (Z, Y, X), seen from the model's mask."""
+    """Describe what somebody has painted, all masks (Z, Y, X).
+
+    Parameters
+    ----------
+    mask
+        The model's, as it is now.
+    edited, copied
+        What was painted on, and what it was before. The model's mask may have changed since.
+    geometry
+        Of the case.
+    run
+        The run whose mask was copied.
+    earlier
+        What had been painted before that, in a result that was opened again.
+    """
+    n_added, n_removed = (0, 0) if earlier is None else (earlier.n_added, earlier.n_removed)
     return EditRecord(
-        n_added=int((edited & ~mask).sum()),
-        n_removed=int((mask & ~edited).sum()),
+        n_added=n_added + int((edited & ~copied).sum()),
+        n_removed=n_removed + int((copied & ~edited).sum()),
         volume_ml=float(edited.sum() * geometry.voxel_volume_ml),
         dice_with_model=compute_dice(edited, mask),
         run=run,

@@ -126,6 +126,11 @@ def write_entropy(total: int, sums: Sums, target: NDArray[Any]) -> None:
     np.take(_entropy_table(total), sums, out=target, mode="clip")
 
 
+def level_above(threshold: float) -> int:
+    """Return the lowest level whose probability is above a threshold, as `mask_writer` cuts one."""
+    return int(np.searchsorted(_mean_table(MAX_LEVEL), np.float32(threshold), side="right"))
+
+
 def mask_writer(threshold: float) -> SliceWriter:
     """Return a writer of the mask m > threshold, where m is what `write_mean` writes."""
     if not 0 <= threshold <= 1:

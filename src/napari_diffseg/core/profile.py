@@ -70,7 +70,7 @@ def compute_profile(
     ----------
     mask : (Z, Y, X) bool, or integers that are not 0 in the mask
     mask_voxels : (S, Z) int
-        Mask voxels of each member on each slice: `Ensemble.mask_voxels(k)`.
+        Mask voxels of each member on each slice: `Ensemble.mask_voxels(k, threshold)`.
     sampled : (S, Z) bool
         `Ensemble.sampled[:k]`.
     geometry

@@ -22,8 +22,8 @@ def draw_profile(slices: Sequence[SliceRecord]) -> str:
         max(entry.mask_ml or 0, entry.high_ml or 0, entry.truth_ml or 0) for entry in slices
     )
     frame = _Frame(slices[0].slice, slices[-1].slice, highest or 1.0)
-    upper = [frame.point(entry.slice, entry.high_ml or 0) for entry in slices]
-    lower = [frame.point(entry.slice, entry.low_ml or 0) for entry in reversed(slices)]
+    upper = [frame.point(entry.slice, _edge(entry, entry.high_ml)) for entry in slices]
+    lower = [frame.point(entry.slice, _edge(entry, entry.low_ml)) for entry in reversed(slices)]
     mask = " ".join(frame.point(entry.slice, entry.mask_ml or 0) for entry in slices)
     lines = [f'<polygon points="{" ".join([*upper, *lower])}" fill="var(--band)"/>']
     if all(entry.truth_ml is not None for entry in slices):
@@ -35,6 +35,11 @@ def draw_profile(slices: Sequence[SliceRecord]) -> str:
         'aria-label="Tumour volume of every slice">'
         f"{frame.draw()}{''.join(lines)}</svg>"
     )
+
+
+def _edge(entry: SliceRecord, ml: float | None) -> float:
+    """Return an edge of the band; where one sample is no band, that is the mask."""
+    return (entry.mask_ml or 0.0) if ml is None else ml
 
 
 class _Frame:

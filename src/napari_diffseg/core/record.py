@@ -134,12 +134,15 @@ class VolumeRecord:
     expected_ml: float
     """Sum of the mean map."""
     members_ml: tuple[float, ...]
-    """Of each complete member's own mask."""
+    """Of each complete member, cut at ``members_threshold``."""
     median_ml: float | None
     low_ml: float | None
     high_ml: float | None
     interval: IntervalKind | None
-    """What ``low_ml`` and ``high_ml`` are."""
+    """What ``low_ml`` and ``high_ml`` are; None like these with fewer than two members."""
+    members_threshold: float = 0.5
+    """That of the mask where it is the mean probability that is cut, otherwise 0.5
+    (`consensus.members_threshold`); records of before have none."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +159,8 @@ class SliceRecord:
     """Area of the mask times the distance of the slices."""
     low_ml: float | None = None
     high_ml: float | None = None
-    """The same of the members: their interval, of the kind of ``volume.interval``."""
+    """The same of the members, cut at ``volume.members_threshold``: their interval, of the kind of
+    ``volume.interval``; None with fewer than two."""
     truth_ml: float | None = None
 
 
@@ -198,10 +202,11 @@ class EditRecord:
     """A mask that somebody has painted on, saved beside the model's own."""
 
     n_added: int
-    """Voxels that the model's mask does not have."""
+    """Voxels that the mask that was copied does not have."""
     n_removed: int
     volume_ml: float
     dice_with_model: float
+    """With the model's mask that is saved beside it."""
     run: str
     """The run whose mask was copied."""
 

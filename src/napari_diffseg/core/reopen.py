@@ -301,7 +301,8 @@ def _check_members(
     # Complete on the slices that the first k have: later members may have more.
     sampled = np.flatnonzero(ensemble.sampled[:k].any(axis=0))
     members = ensemble.complete_members(k, sampled.tolist())
-    voxels = ensemble.mask_voxels(k)[members].sum(axis=1)
+    cut = record.volume.members_threshold
+    voxels = ensemble.mask_voxels(k, cut)[members].sum(axis=1)
     found = (voxels * geometry.voxel_volume_ml).tolist()
     recorded = record.volume.members_ml
     same = len(found) == len(recorded) and all(

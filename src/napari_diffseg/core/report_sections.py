@@ -77,7 +77,8 @@ def say_interval(volume: VolumeRecord) -> str:
     if volume.low_ml is None or volume.high_ml is None or len(volume.members_ml) < 2:
         return "of the mask; an interval takes two complete samples"
     span = f"{volume.low_ml:.2f} to {volume.high_ml:.2f} mL"
-    return f"{span}, {volume.interval} of {len(volume.members_ml)} samples"
+    cut = "" if volume.members_threshold == 0.5 else f", cut at {volume.members_threshold:g}"
+    return f"{span}, {volume.interval} of {len(volume.members_ml)} samples{cut}"
 
 
 def tell_profile(record: ResultRecord) -> Iterator[str]:
@@ -86,7 +87,8 @@ def tell_profile(record: ResultRecord) -> Iterator[str]:
     if drawing:
         yield page.make_heading("Volume of each slice")
         truth = " The dashed line is the expert labels'." if record.scores is not None else ""
-        yield page.make_paragraph(f"Line: mask. Band: the samples.{truth}", "soft")
+        cut = f", cut at {record.volume.members_threshold:g}"
+        yield page.make_paragraph(f"Line: mask. Band: the samples{cut}.{truth}", "soft")
         yield f"<figure>{drawing}</figure>"
 
 

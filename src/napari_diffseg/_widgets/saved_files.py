@@ -1,0 +1,61 @@
+"""What is saved in a folder already: what a save would lose, and what it would leave behind."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from napari_diffseg._widgets.queue_run import find_result
+from napari_diffseg.core.export import EDITED, find_earlier, output_paths
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from napari_diffseg._widgets.snapshot import Snapshot
+
+
+class SavedFiles:
+    """Remembers what this dock has written, as long as nobody else has written it since."""
+
+    def __init__(self) -> None:
+        self._times_ns: dict[Path, int] = {}
+
+    def note(self, paths: Iterable[Path]) -> None:
+        """Remember files that have been written just now."""
+        self._times_ns.update({path: path.stat().st_mtime_ns for path in paths if path.exists()})
+
+    def ask_what(self, snapshot: Snapshot, folder: Path) -> str:
+        """Return what to ask before a snapshot is saved there; empty if nothing would be lost.
+
+        A result would be lost that somebody has edited, or that has more samples or slices. Who
+        paints and saves in turn is not asked each time.
+        """
+        name = snapshot.case.name
+        found, edited = find_result(folder, name), _edited_path(folder, name)
+        is_edited = found.is_edited or (snapshot.edit is not None and edited.exists())
+        goes_on = snapshot.edit is not None and self._is_own(edited)
+        has_more = found.n_members > snapshot.n_drawn or (found.n_whole and not snapshot.is_whole)
+        if not has_more and (goes_on or not is_edited):
+            return ""
+        samples = f"{found.n_members} sample{'s' * (found.n_members != 1)}"
+        by_hand = " (edited by hand)" if is_edited else ""
+        return f"Replace the result with {samples}{by_hand}?"
+
+    def find_left_over(self, folder: Path, name: str, written: Iterable[Path]) -> list[str]:
+        """Return the names of files that an earlier save has left beside those just written."""
+        there = {*find_earlier(folder, name)}
+        edited = _edited_path(folder, name)
+        if edited.exists():
+            there.add(edited)
+        left = there - {*written}
+        # A report that was written from the dock is of its own.
+        return sorted(
+            path.name for path in left if path.suffix != ".html" or not self._is_own(path)
+        )
+
+    def _is_own(self, path: Path) -> bool:
+        return path.exists() and path.stat().st_mtime_ns == self._times_ns.get(path)
+
+
+def _edited_path(folder: Path, name: str) -> Path:
+    return output_paths(folder, name, edited=True)[EDITED]
