@@ -58,6 +58,7 @@ class EnsembleSection(Form):
             "How one mask is made of the samples. "
             + " ".join(f"{text[0].upper()}{text[1:]}: {tooltip}" for text, _, tooltip in CONSENSUS),
         )
+        self._own = View()
         self.members_text, self.threshold_text = _number("100 of 1000"), _number("0.0000")
         self.kind = make_chooser()
         self.kind.addItem("probabilities", "probabilities")
@@ -103,7 +104,7 @@ class EnsembleSection(Form):
         )
 
     def show_view(self, view: View) -> None:
-        """Choose what a saved result was looked at with, without telling anybody.
+        """Choose what a result was looked at with, without telling anybody.
 
         Its threshold holds, also between two places of the slider, until the slider is moved.
         """
@@ -116,6 +117,10 @@ class EnsembleSection(Form):
         for control in (self.threshold, self.kind, self.consensus):
             control.blockSignals(False)
         self._show_numbers()
+
+    def own_view(self) -> View:
+        """Return what the user has chosen last, which `show_view` does not change."""
+        return self._own
 
     def set_threshold(self, threshold: float) -> None:
         """Begin with another threshold than 0.5."""
@@ -151,6 +156,7 @@ class EnsembleSection(Form):
         self._exact_threshold = percent / _PERCENT
 
     def _change(self) -> None:
+        self._own = self.view()
         self._show_numbers()
         self.view_changed.emit()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,7 @@ from napari_diffseg._widgets.warm_up import WarmUp
 from napari_diffseg.core.errors import DiffsegError, ParameterError
 from napari_diffseg.core.events import Cancelled, Failed, Finished, SampleDone
 from napari_diffseg.core.geometry import find_z_range
+from napari_diffseg.core.params import MAX_SEED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,6 +52,10 @@ if TYPE_CHECKING:
     from napari_diffseg.core.progress import Progress
 
 HINT = "Open a case or a folder of cases; the arrow has a sample."
+SEED_TOO_LARGE = (
+    "The seed of this result, {seed}, is larger than this version draws with "
+    f"({MAX_SEED}): it can be reviewed, but no samples can be added to it."
+)
 
 
 class DiffsegWidget(QWidget):
@@ -229,6 +235,8 @@ class DiffsegWidget(QWidget):
         self._show_idle()
         name = "a model" if run.record is None else run.record.model.name
         self.run.status.setText(f"Opened: {run.n_started} samples, drawn by {name}.")
+        if run.recipe.seed > MAX_SEED:
+            self.run.message.show_message("info", SEED_TOO_LARGE.format(seed=run.recipe.seed))
 
     def _change_model(self) -> None:
         model = self._runner.find_model(self.model.path)
@@ -280,7 +288,7 @@ class DiffsegWidget(QWidget):
         return QueueOptions(
             recipe=self._recipe(),
             n_samples=self.parameters.choices().n_samples,
-            view=self.ensemble.view(),
+            view=self.ensemble.own_view(),
             folder=results,
             memory_budget_mb=settings.memory_budget_mb,
             threads=settings.threads,
@@ -363,9 +371,13 @@ class DiffsegWidget(QWidget):
         self._left_s = None
 
     def _begin(self, run: Run) -> None:
+        is_current = run.case is self._desk.current
+        if not run.n_started:  # a new run is looked at as the one before
+            view = self.ensemble.view() if is_current else self.ensemble.own_view()
+            run.set_view(replace(view, k=run.ensemble.n_members))
         keep_others = self.parameters.choices().keep_results
         self._layers.show(run, self.ensemble.chosen_overlay(), keep_others=keep_others)
-        if run.case is self._desk.current:
+        if is_current:
             self._review.begin(run)
 
     def _take_sample(self, run: Run, sample: SampleDone) -> None:
