@@ -13,6 +13,7 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 from napari_diffseg._layers import describe_slices, find_slice
 from napari_diffseg._settings import read_settings
 from napari_diffseg._widgets.advice import Advice
+from napari_diffseg._widgets.case_closer import CaseCloser
 from napari_diffseg._widgets.case_desk import CaseDesk
 from napari_diffseg._widgets.case_folder import CaseFolder
 from napari_diffseg._widgets.case_list import CaseList
@@ -97,6 +98,7 @@ class DiffsegWidget(QWidget):
         self._runner = Runner(engine or Engine(), self)
         self._warm_up = WarmUp(self._runner, self)
         self._folder = CaseFolder(self.case_list, self._desk, self._runner, self._queue_options)
+        self._closer = CaseCloser(self.cases, self._desk, self._runner)
         self._advice = Advice(self.run.message, self)
         self._reopener = Reopener(napari_viewer, self._runner, self)
         self._lifetime = Lifetime(self)
@@ -164,6 +166,12 @@ class DiffsegWidget(QWidget):
         self._reopener.adopted.connect(self._show_reopened)
         self._reopener.told.connect(partial(self.run.message.show_message, "info"))
         self._warm_up.done.connect(self._show_estimate)
+        self._folder.settled.connect(self._show_idle)
+        self._folder.told.connect(partial(self.run.message.show_message, "info"))
+        self._folder.failed.connect(self._fail)
+        for choice in (self.parameters.changed, self.model.changed, self._warm_up.done):
+            choice.connect(self._folder.follow_choices)
+        self._runner.model_ready.connect(self._folder.follow_choices)
         self._lifetime.ended.connect(self._shut_down)
         self._lifetime.began.connect(self._follow_viewer)
         self.shortcuts.register("Ctrl+Return", "Segment, or cancel", self.run.button.click)
@@ -228,7 +236,10 @@ class DiffsegWidget(QWidget):
         asked = np.flatnonzero(run.asked)
         ends = sorted(run.case.geometry.to_source_slice(int(z)) for z in asked[[0, -1]])
         self.parameters.show_slices(ends[0], ends[1], whole_volume=bool(run.asked.all()))
-        self.parameters.show_recipe(run.recipe, run.n_started)
+        if self._folder.is_opening_result:  # what the queue is to draw stays as it is
+            self.parameters.make_room(run.n_started)
+        else:
+            self.parameters.show_recipe(run.recipe, run.n_started)
         if self._runner.running_case is not run.case:
             self._review.show_run(run)
             self._review.end()
@@ -283,11 +294,12 @@ class DiffsegWidget(QWidget):
         return None
 
     def _queue_options(self, results: Path) -> QueueOptions:
-        """What the dock says now is what the queue does."""
+        """What the user has chosen last is what the queue does."""
         settings = read_settings()
         return QueueOptions(
             recipe=self._recipe(),
             n_samples=self.parameters.choices().n_samples,
+            tolerance=self.parameters.choices().tolerance,
             view=self.ensemble.own_view(),
             folder=results,
             memory_budget_mb=settings.memory_budget_mb,
