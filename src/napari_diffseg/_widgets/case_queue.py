@@ -38,6 +38,8 @@ class Entry:
     """Of a case that is running."""
     found: Found = Found()
     """What is saved."""
+    differences: tuple[str, ...] = ()
+    """In what it was drawn differently, by the names of `found.Drawing`."""
     problem: str = ""
 
     @property
@@ -202,7 +204,8 @@ class CaseQueue(QObject):
         if isinstance(event, Failed):
             self._change(state="problem", problem=event.message)
         elif isinstance(event, Finished | Cancelled):
-            self._change(state=self._describe(self._entries[self._running]).state)
+            now = self._describe(self._entries[self._running])
+            self._change(state=now.state, differences=now.differences)
         self._go_on()
 
     def _change(self, **values: object) -> None:
@@ -221,14 +224,15 @@ class CaseQueue(QObject):
         """Return a case that is not at work with its state."""
         found = entry.found
         state: State = "not run"
+        differences: tuple[str, ...] = ()
         if found.is_edited:
             state = "edited"
         elif self._wanted.is_of_another(found):
-            is_model = self._wanted.is_of_another_model(found)
-            state = "other model" if is_model else "other settings"
+            differences = self._wanted.find_differences(found)
+            state = "other model" if "model_sha256" in differences else "other settings"
         elif self._wanted.is_complete(found):
             state = "done"
-        return replace(entry, state=state)
+        return replace(entry, state=state, differences=differences)
 
     def _find_entry(self, files: CaseFiles, folder: Path, n_same_name: int) -> Entry:
         if n_same_name > 1:

@@ -11,11 +11,19 @@ if TYPE_CHECKING:
     from napari_diffseg.core.summary import CaseSummary
 
 _ABOUT_STATE = {
-    "other model": "{n} samples, drawn by another model ({model}) than the one below. Run all asks "
-    "before it draws the case anew.",
-    "other settings": "{n} samples, drawn with other settings than those below: seed {seed}, "
-    "{sampler}, {n_steps} steps. Run all asks before it draws the case anew.",
+    "other model": "{n} samples, drawn by another model ({model}) than the one below. "
+    "Run all asks before it draws the case anew.",
+    "other settings": "{n} samples, drawn with other settings than those below: {settings}. "
+    "Run all asks before it draws the case anew.",
     "edited": "Somebody has painted on the mask: Run all leaves it alone.",
+}
+_SETTINGS = {
+    "sampler": "sampler {sampler}",
+    "n_steps": "{n_steps} steps",
+    "seed": "seed {seed}",
+    "eta": "eta {eta:g}",
+    "mirror": "every second sample mirrored: {mirror}",
+    "vary_contrast": "contrast varied: {vary_contrast}",
 }
 
 
@@ -23,13 +31,12 @@ def describe_state(entry: Entry) -> str:
     """Say what there is to know of a case's state; often nothing."""
     if entry.problem or entry.summary is None:
         return entry.problem
-    summary = entry.summary
+    drawing = entry.found.drawing
+    names = [_SETTINGS[name] for name in entry.differences if name in _SETTINGS]
     return _ABOUT_STATE.get(entry.state, "").format(
         n=entry.n_members,
-        model=summary.model,
-        seed=summary.seed,
-        sampler=summary.sampler,
-        n_steps=summary.n_steps,
+        model=entry.summary.model,
+        settings=", ".join(name.format(**vars(drawing)) for name in names),
     )
 
 

@@ -28,10 +28,10 @@ class Drawing:
     mirror: bool | None = None
     vary_contrast: bool | None = None
 
-    def differs_from(self, other: Drawing) -> bool:
-        """Whether anything that is known of both is not the same."""
-        pairs = [(getattr(self, f.name), getattr(other, f.name)) for f in fields(self)]
-        return any(None not in pair and pair[0] != pair[1] for pair in pairs)
+    def find_differences(self, other: Drawing) -> tuple[str, ...]:
+        """Return the names of what is known of both and not the same."""
+        pairs = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
+        return tuple(name for name, (a, b) in pairs.items() if None not in (a, b) and a != b)
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,11 @@ class Wanted:
 
     def is_of_another(self, found: Found) -> bool:
         """Whether a result of the whole volume was drawn differently; not one that was edited."""
-        return (
-            not found.is_edited and found.n_whole > 0 and self.drawing.differs_from(found.drawing)
-        )
+        return not found.is_edited and found.n_whole > 0 and bool(self.find_differences(found))
 
-    def is_of_another_model(self, found: Found) -> bool:
-        """Whether it is known that another model drew a result."""
-        ours, theirs = self.drawing.model_sha256, found.drawing.model_sha256
-        return None not in (ours, theirs) and ours != theirs
+    def find_differences(self, found: Found) -> tuple[str, ...]:
+        """Return in what a result was drawn differently, by the names of `Drawing`."""
+        return self.drawing.find_differences(found.drawing)
 
     def is_complete(self, found: Found) -> bool:
         """Whether nothing would be added to a result that was drawn like this."""
