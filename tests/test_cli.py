@@ -294,6 +294,11 @@ def test_several_cases_get_a_table(segment, tmp_path: Path, capsys) -> None:
     assert main(["table", str(tmp_path / "in")]) == 2
     assert "holds no result" in capsys.readouterr().err
 
+    (out / "summary.csv").write_text("somebody's own", encoding="utf-8")
+    assert segment(tmp_path / "in", "--samples", 1) == 1
+    assert "summary.csv is no table of napari-diffseg" in capsys.readouterr().err
+    assert (out / "summary.csv").read_text(encoding="utf-8") == "somebody's own"
+
 
 def test_files_of_one_case_are_one_case(segment, tmp_path: Path, capsys) -> None:
     case = write_synthetic(tmp_path / "in", "Case_1")

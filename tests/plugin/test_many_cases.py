@@ -233,6 +233,7 @@ def test_looking_at_a_saved_result_does_not_change_what_the_queue_draws(
     assert desk.widget.ensemble.view().threshold == 0.3
     assert desk.widget.parameters.n_samples.value() == 3
     desk.wait(lambda: desk.widget.run.button.text() == "Add 1 sample")
+    desk.widget.ensemble.members.setValue(1)
     run_all(desk)
     maps = read_record(cohort, "Case_002")["maps"]
     assert (maps["n_members"], maps["threshold"]) == (3, 0.5)

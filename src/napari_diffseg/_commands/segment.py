@@ -5,8 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from napari_diffseg._commands.common import parse_path, parse_threads, report, run_cases
+from napari_diffseg._commands.common import (
+    SOME_FAILED,
+    parse_path,
+    parse_threads,
+    report,
+    run_cases,
+)
 from napari_diffseg._commands.table import write_table
+from napari_diffseg.core.errors import DiffsegError
 from napari_diffseg.core.params import SAMPLERS, SegmentParams
 
 if TYPE_CHECKING:
@@ -198,7 +205,11 @@ def _run_segment(arguments: argparse.Namespace) -> int:
     cases = expand_inputs(arguments.cases)
     code = run_cases(cases, work, tell)
     if len(cases) > 1 and any(arguments.out.glob(f"*{SUFFIX}")):
-        code = max(code, write_table(arguments.out, None, report))
+        try:
+            code = max(code, write_table(arguments.out, None, report))
+        except DiffsegError as error:  # the cases are done
+            report(f"note: {error}")
+            code = max(code, SOME_FAILED)
     return code
 
 

@@ -175,8 +175,7 @@ class CaseFolder(QObject):
 
     def _save_table(self) -> None:
         assert self._results is not None
-        names = [entry.files.name for entry in self.queue.entries if entry.n_members]
-        self._table.save(self._results, names)
+        self._table.save(self._results, [entry.files.name for entry in self.queue.entries])
 
     def _open(self, files: CaseFiles) -> None:
         if self._desk.is_opening:

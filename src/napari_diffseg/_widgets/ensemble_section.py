@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from qtpy.QtCore import Qt, Signal
@@ -87,6 +88,8 @@ class EnsembleSection(Form):
         self.add_row("Mean of", self.kind)
         self.add_row("Overlay", self.overlay)
         self.threshold.valueChanged.connect(self._take_threshold)
+        for chooser in (self.consensus, self.kind):
+            chooser.currentIndexChanged.connect(self._take_choice)
         for slider in (self.members, self.threshold):
             slider.valueChanged.connect(self._change)
         for chooser in (self.consensus, self.kind):
@@ -154,9 +157,15 @@ class EnsembleSection(Form):
 
     def _take_threshold(self, percent: int) -> None:
         self._exact_threshold = percent / _PERCENT
+        self._own = replace(self._own, threshold=self._exact_threshold)
+
+    def _take_choice(self) -> None:
+        if self.sender() is self.consensus:
+            self._own = replace(self._own, consensus=self.consensus.currentData())
+        else:
+            self._own = replace(self._own, of=self.kind.currentData())
 
     def _change(self) -> None:
-        self._own = self.view()
         self._show_numbers()
         self.view_changed.emit()
 

@@ -181,6 +181,16 @@ def save_table(path: Path, summaries: Sequence[CaseSummary]) -> Path:
     return path
 
 
+def is_table(path: Path) -> bool:
+    """Whether a file is a table of ours, of this version or another one."""
+    start = ",".join(COLUMNS[:2]).encode()
+    try:
+        with path.open("rb") as file:
+            return file.read(len(start)) == start
+    except OSError:
+        return False
+
+
 def _make_cells(summary: CaseSummary) -> list[object]:
     values = (getattr(summary, name) for name in COLUMNS)
     return [round(value, _DIGITS) if isinstance(value, float) else value for value in values]
