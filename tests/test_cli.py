@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
@@ -248,8 +249,8 @@ def test_bad_case_is_reported_and_the_others_go_on(segment, tmp_path: Path, caps
     assert f"{missing} does not exist" in failed[2]
     assert "3 of 5 cases failed." in printed.err
     assert "Traceback" not in printed.err
-    written = {path.name.rpartition("_")[0] for path in (tmp_path / "out").iterdir()}
-    assert written == {"Good_1", "BraTS-GLI-00004-000"}
+    results = set((tmp_path / "out").iterdir()) - {tmp_path / "out" / "summary.csv"}
+    assert {path.name.rpartition("_")[0] for path in results} == {"Good_1", "BraTS-GLI-00004-000"}
 
 
 def test_defect_in_one_case_is_no_traceback(segment, tmp_path: Path, capsys, monkeypatch) -> None:
@@ -271,6 +272,35 @@ def test_folder_of_cases_stands_for_all_of_them(segment, tmp_path: Path) -> None
         "Case_1_diffseg.json",
         "Case_2_diffseg.json",
     }
+
+
+def test_several_cases_get_a_table(segment, tmp_path: Path, capsys) -> None:
+    out = tmp_path / "out"
+    for name in ("Case_1", "Case_2"):
+        write_synthetic(tmp_path / "in", name)
+    assert segment(tmp_path / "in" / "Case_1", "--samples", 2) == 0
+    assert not (out / "summary.csv").exists()
+    assert segment(tmp_path / "in", "--samples", 2) == 0
+    assert f"{out / 'summary.csv'}: 2 cases" in capsys.readouterr().err
+    with (out / "summary.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        record = read_json(out / f"{row['case']}_diffseg.json")
+        assert float(row["dice"]) == pytest.approx(record["scores"]["dice"], abs=1e-4)
+
+    (out / "Case_1_diffseg.json").write_text("{}", encoding="utf-8")
+    table = tmp_path / "table.csv"
+    assert main(["table", str(out), "--out", str(table)]) == 1
+    printed = capsys.readouterr()
+    assert printed.out == f"{table}: 1 case\n"
+    assert "Case_1_diffseg.json is not the record" in printed.err
+    assert main(["table", str(tmp_path / "in")]) == 2
+    assert "holds no result" in capsys.readouterr().err
+
+    (out / "summary.csv").write_text("somebody's own", encoding="utf-8")
+    assert segment(tmp_path / "in", "--samples", 1) == 1
+    assert "summary.csv is no table of napari-diffseg" in capsys.readouterr().err
+    assert (out / "summary.csv").read_text(encoding="utf-8") == "somebody's own"
 
 
 def test_files_of_one_case_are_one_case(segment, tmp_path: Path, capsys) -> None:
@@ -320,6 +350,7 @@ def test_single_slice_case(segment, tmp_path: Path) -> None:
         (["--threshold", "1"], "The threshold must be at least 0 and below 1"),
         (["--threshold", "nan"], "The threshold must be"),
         (["--eta", "2"], "eta must be between 0 and 1"),
+        (["--seed", str(2**31)], "The seed must be between 0 and 2147483647"),
         (["--device", "toaster"], "Unknown device 'toaster'"),
         (["--checkpoint", "nothing.safetensors"], "nothing.safetensors: there is no such"),
     ],

@@ -1,4 +1,4 @@
-"""The command line: segment cases, cut them into slices, look at models.
+"""The command line: segment cases, table their results, cut them into slices, look at models.
 
 Results go to stdout, everything else to stderr. Exit code 0: all is done; 1: some cases failed;
 2: the command itself could not run (its arguments, the model, the output folder); 130: Ctrl-C;
@@ -11,7 +11,7 @@ import argparse
 from collections.abc import Callable, Sequence
 
 from napari_diffseg import __version__
-from napari_diffseg._commands import models, segment, slices
+from napari_diffseg._commands import models, segment, slices, table
 from napari_diffseg._commands.common import CANNOT_RUN, INTERRUPTED, NOBODY_READS, explain, report
 from napari_diffseg._commands.shell import ending_cleanly, forget_stdout, prepare_streams
 
@@ -63,6 +63,14 @@ def _make_parser() -> argparse.ArgumentParser:
         "segment BraTS cases into NIfTI files and a JSON record",
         "Draw an ensemble of tumour masks for each case and save its maps.",
         segment.EPILOG,
+    )
+    add(
+        "table",
+        table.add_arguments,
+        "write the results of a folder as one CSV table",
+        "Write what the saved results of a folder say as one CSV file: a row for each case, with "
+        "volume and interval, confidence, scores if there are labels, verdict, and how it was "
+        "made.",
     )
     add(
         "slices",

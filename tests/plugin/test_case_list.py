@@ -12,7 +12,7 @@ import pytest
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog
 
-from napari_diffseg._widgets.queue_run import find_result
+from napari_diffseg._widgets.found import find_result
 from napari_diffseg.core.brats import Case
 from napari_diffseg.core.checkpoint import LoadedModel
 from napari_diffseg.core.events import Event
@@ -52,7 +52,7 @@ def current(desk: Desk) -> str:
 
 
 def wait_for_queue(desk: Desk) -> None:
-    desk.wait(lambda: not desk.widget._folder.queue.is_running)
+    desk.wait(lambda: desk.widget.case_list.run_button.text() == "Run all")
 
 
 def start_queue(

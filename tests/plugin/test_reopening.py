@@ -119,6 +119,55 @@ def test_without_simpleitk_a_mask_by_staple_is_shown_as_it_was_saved(
     np.testing.assert_array_equal(desk.layer("mask").data, by_staple)
 
 
+def test_a_result_of_many_samples_and_a_long_seed_can_be_continued(
+    make_desk: Callable[..., Desk], saved: Path
+) -> None:
+    values = json.loads(saved.read_text(encoding="utf-8"))
+    values["run"]["seed"] = 2**31 - 1
+    saved.write_text(json.dumps(values), encoding="utf-8")
+    desk = make_desk()
+    reopen(desk, saved)
+    assert desk.widget.parameters.seed.value() == 2**31 - 1
+    desk.widget.parameters.n_samples.setValue(4)
+    assert desk.widget.run.button.text() == "Add 1 sample"
+    desk.widget.parameters.make_room(150)
+    desk.widget.parameters.n_samples.setValue(160)
+    assert desk.widget.parameters.choices().n_samples == 160
+
+
+def test_of_a_seed_that_is_too_large_it_is_told(
+    make_desk: Callable[..., Desk], saved: Path
+) -> None:
+    values = json.loads(saved.read_text(encoding="utf-8"))
+    values["run"]["seed"] = 2**31
+    saved.write_text(json.dumps(values), encoding="utf-8")
+    desk = make_desk()
+    reopen(desk, saved)
+    assert desk.layer("mask").data.any()
+    assert "2147483648, is larger than" in desk.widget.run.message.text()
+    assert desk.widget.run.button.text() == "Segment"
+
+
+def test_every_case_keeps_its_own_threshold(
+    make_desk: Callable[..., Desk], saved: Path, tmp_path: Path
+) -> None:
+    desk = make_desk()
+    other = desk.open(write_synthetic(tmp_path, "Case_002", seed=2))
+    desk.widget.ensemble.threshold.setValue(60)
+    desk.segment()
+    reopen(desk, saved)
+    assert desk.widget.ensemble.view().threshold == 0.4
+    desk.widget._desk.choose(other)
+    assert desk.widget.ensemble.view().threshold == 0.6
+    mask, mean = (
+        find_layers(desk.viewer.layers, role=role, case=other)[0].data for role in ("mask", "mean")
+    )
+    np.testing.assert_array_equal(mask, mean > np.float32(0.6))
+    desk.open(write_synthetic(tmp_path, "Case_003", seed=3))
+    desk.segment()  # a new one is looked at as the user has chosen last
+    assert desk.widget.ensemble.view().threshold == 0.6
+
+
 def test_what_was_painted_is_back_and_is_saved_again(
     make_desk: Callable[..., Desk],
     case_folder: Path,

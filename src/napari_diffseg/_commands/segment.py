@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from napari_diffseg._commands.common import parse_path, parse_threads, report, run_cases
+from napari_diffseg._commands.common import (
+    SOME_FAILED,
+    parse_path,
+    parse_threads,
+    report,
+    run_cases,
+)
+from napari_diffseg._commands.table import write_table
+from napari_diffseg.core.errors import DiffsegError
 from napari_diffseg.core.params import SAMPLERS, SegmentParams
 
 if TYPE_CHECKING:
@@ -40,6 +48,8 @@ For each case DIR gets, on the grid of its own files:
   CASE_report.html          a page for a browser, with pictures; needs no network (--report)
   CASE_diffseg.json         parameters, model, volumes with interval, disagreement of each slice,
                             and Dice, HD95 and Jaccard if expert labels are there
+Of several cases also
+  summary.csv               one row for each result in DIR, as of napari-diffseg table
 Earlier results of the same name are replaced, but not those with a mask that was edited by hand
 (--overwrite). What only an earlier run wrote (samples, report, edited mask) is left, and named.
 After Ctrl-C, the same command with --skip-done goes on where it was.
@@ -182,6 +192,7 @@ def _run_segment(arguments: argparse.Namespace) -> int:
     from napari_diffseg.core.checkpoint import bundled_checkpoint, load_checkpoint
     from napari_diffseg.core.export import find_earlier, make_output_folder
     from napari_diffseg.core.inputs import expand_inputs
+    from napari_diffseg.core.reopen import SUFFIX
     from napari_diffseg.core.segment import resolve_device
 
     resolve_device(arguments.device)
@@ -224,7 +235,15 @@ def _run_segment(arguments: argparse.Namespace) -> int:
             report(f"{title} note: {path} is left from an earlier run and not of this result.")
         print(summarise(record, paths), flush=True)
 
-    return run_cases(expand_inputs(arguments.cases), work, tell)
+    cases = expand_inputs(arguments.cases)
+    code = run_cases(cases, work, tell)
+    if len(cases) > 1 and any(arguments.out.glob(f"*{SUFFIX}")):
+        try:
+            code = max(code, write_table(arguments.out, None, report))
+        except DiffsegError as error:  # the cases are done
+            report(f"note: {error}")
+            code = max(code, SOME_FAILED)
+    return code
 
 
 def _make_options(arguments: argparse.Namespace, sampler: SamplerName) -> BatchOptions:

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from qtpy.QtCore import QObject
+from qtpy.QtCore import QObject, Signal
 
 from napari_diffseg._settings import read_settings
+from napari_diffseg._widgets.case_closer import holds_work
 from napari_diffseg._widgets.case_queue import CaseQueue
+from napari_diffseg._widgets.case_table import CaseTable
+from napari_diffseg._widgets.found import make_wanted
+from napari_diffseg._widgets.questions import ask
 from napari_diffseg._widgets.queue_run import QueueOptions
+from napari_diffseg._worker import Task
 from napari_diffseg.core.export import RECORD, output_paths
 
 if TYPE_CHECKING:
@@ -20,8 +27,11 @@ if TYPE_CHECKING:
     from napari_diffseg._widgets.opener import SeveralCases
     from napari_diffseg._widgets.runner import Runner
     from napari_diffseg.core.brats import Case, CaseFiles
+    from napari_diffseg.core.checkpoint import LoadedModel
 
 RESULTS = "diffseg_results"
+REPLACE, LEAVE = "Draw anew", "Leave as they are"
+STOP = "Stop and open"
 
 
 class CaseFolder(QObject):
@@ -32,8 +42,13 @@ class CaseFolder(QObject):
     case_list, desk, runner
         Of the dock.
     make_options
-        Called with the folder for results when the queue is started: what the dock says now.
+        Called with the folder for results: what the dock says now.
     """
+
+    settled = Signal()
+    """A folder has been read, and no case is being opened."""
+    told = Signal(str)
+    failed = Signal(str)
 
     def __init__(
         self,
@@ -47,34 +62,120 @@ class CaseFolder(QObject):
         self._desk = desk
         self._runner = runner
         self._make_options = make_options
+        self._found: SeveralCases | None = None
         self._results: Path | None = None
         self._left: Case | None = None
+        self._loading: Task | None = None
+        self.is_opening_result = False
         self.queue = CaseQueue(runner.engine, self)
         self.queue.changed.connect(self._show)
+        self._table = CaseTable(case_list)
+        self._table.saved.connect(self.told)
+        self._table.failed.connect(self.failed)
         desk.listed.connect(self._take)
-        desk.opened.connect(self._make_room)
+        desk.opened.connect(self._end_opening)
         desk.failed.connect(self._stay)
         desk.current_changed.connect(self._mark)
         case_list.case_wanted.connect(self._open)
         case_list.start_wanted.connect(self._start)
-        case_list.stop_wanted.connect(self.queue.stop)
+        case_list.stop_wanted.connect(self._stop)
+        case_list.table_wanted.connect(self._save_table)
 
     def release(self) -> None:
         """The dock is going: what is being sampled stops, what is saved stays."""
+        self._forget_model()
+        self._table.release()
         self.queue.release()
         self._show()
 
+    def follow_choices(self) -> None:
+        """Another model or other numbers were chosen, or the model is known now."""
+        if self._results is not None:
+            options = self._make_options(self._results)
+            self._look_for(options, self._runner.engine.peek(options.recipe.model_path))
+
     def _take(self, found: SeveralCases) -> None:
-        self._results = read_settings().results_folder or found.folder / RESULTS
-        self.queue.set_cases(found.cases, self._results)
-        self._list.info.setText(f"Results: {self._results}")
+        if self.queue.is_running and found != self._found and not self._may_stop():
+            self.settled.emit()
+            return
+        if not (self.queue.is_running and found == self._found):
+            self._list_cases(found)
         self._mark(self._desk.current)
         if self._list.tree.currentItem() is None:
             self._list.go(1)
+        if not self._desk.is_opening:
+            self.settled.emit()
+
+    def _may_stop(self) -> bool:
+        folder = "" if self._found is None else f" of {self._found.folder}"
+        text = (
+            f"The cases{folder} are still being run. Stop that and open the other folder? "
+            "Samples that are saved stay."
+        )
+        return ask(self._list, text, STOP) == STOP
+
+    def _list_cases(self, found: SeveralCases) -> None:
+        self._forget_model()
+        self._found = found
+        self._results = read_settings().results_folder or found.folder / RESULTS
+        self.queue.set_cases(found.cases, self._results)
+        self._list.info.setText(f"Results: {self._results}")
+        self.follow_choices()
 
     def _start(self) -> None:
+        """Run all; what is saved is first compared with what the model would draw."""
         assert self._results is not None
-        self.queue.start(self._make_options(self._results))
+        options = self._make_options(self._results)
+        engine, path = self._runner.engine, options.recipe.model_path
+        self.queue.look_again()
+        model = engine.peek(path)
+        if model is not None or not self.queue.has_results:
+            self._begin(options, model)
+            return
+        self._loading = Task(engine.load, path)
+        self._loading.done.connect(partial(self._begin, options))
+        self._loading.failed.connect(self._fail)
+        self._loading.start()
+        self._show()
+
+    def _begin(self, options: QueueOptions, model: LoadedModel | None) -> None:
+        self._loading = None
+        self._look_for(options, model)
+        others = self.queue.find_others()
+        answer = self._ask_about(len(others)) if others else LEAVE
+        if answer:
+            self.queue.start(replace(options, replaceable=others if answer == REPLACE else {}))
+        self._show()
+
+    def _ask_about(self, n_cases: int) -> str:
+        are = "case has a result that was" if n_cases == 1 else "cases have results that were"
+        text = (
+            f"{n_cases} {are} drawn with another model or other settings. Draw anew with what is "
+            "chosen now? The files are replaced. What somebody has edited is left alone."
+        )
+        return ask(self._list, text, REPLACE, LEAVE)
+
+    def _look_for(self, options: QueueOptions, model: LoadedModel | None) -> None:
+        wanted = make_wanted(options.recipe, options.n_samples, options.tolerance, model)
+        self.queue.set_wanted(wanted)
+
+    def _fail(self, error: Exception) -> None:
+        self._forget_model()
+        self._show()
+        self.failed.emit(str(error))
+
+    def _stop(self) -> None:
+        self._forget_model()
+        self.queue.stop()
+
+    def _forget_model(self) -> None:
+        if self._loading is not None:
+            self._loading.release()
+            self._loading = None
+
+    def _save_table(self) -> None:
+        assert self._results is not None
+        self._table.save(self._results, [entry.files.name for entry in self.queue.entries])
 
     def _open(self, files: CaseFiles) -> None:
         if self._desk.is_opening:
@@ -85,6 +186,7 @@ class CaseFolder(QObject):
         if result is None:
             self._desk.open_files(files)
         else:
+            self.is_opening_result = True
             self._desk.open_result(str(result))
 
     def _find_result(self, files: CaseFiles) -> Path | None:
@@ -94,18 +196,17 @@ class CaseFolder(QObject):
         saved = any(e.files == files and e.n_members for e in self.queue.entries)
         return output_paths(self._results, files.name)[RECORD] if saved else None
 
-    def _make_room(self) -> None:
+    def _end_opening(self) -> None:
         """Close the case of the list that was looked at before, if all of it is on disk."""
+        self.is_opening_result = False
         case, self._left = self._left, None
-        if case is None or self._runner.running_case is case or self._desk.is_edited(case):
-            return
-        run = self._runner.find_run(case)
-        if run is not None and (run.is_unsaved or not run.is_reopened):
+        if case is None or holds_work(case, self._desk, self._runner):
             return
         if any(entry.files == case.files for entry in self.queue.entries):
             self._desk.close_case(case)
 
     def _stay(self) -> None:
+        self.is_opening_result = False
         self._left = None
 
     def _mark(self, case: Case | None) -> None:
@@ -113,4 +214,5 @@ class CaseFolder(QObject):
             self._list.set_current(case.files)
 
     def _show(self) -> None:
-        self._list.set_entries(self.queue.entries, is_running=self.queue.is_running)
+        is_running = self.queue.is_running or self._loading is not None
+        self._list.set_entries(self.queue.entries, is_running=is_running)

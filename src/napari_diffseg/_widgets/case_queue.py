@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Literal
 
 from qtpy.QtCore import QObject, Signal
 
-from napari_diffseg._widgets.queue_run import Found, Share, find_result, is_to_do, iter_case
+from napari_diffseg._widgets.found import Found, Wanted, find_result, is_to_do
+from napari_diffseg._widgets.queue_run import Share, iter_case
 from napari_diffseg._worker import Job
 from napari_diffseg.core.events import Cancelled, Failed, Finished
 
@@ -20,8 +21,11 @@ if TYPE_CHECKING:
     from napari_diffseg._widgets.engine import Engine
     from napari_diffseg._widgets.queue_run import QueueEvent, QueueOptions
     from napari_diffseg.core.brats import CaseFiles
+    from napari_diffseg.core.summary import CaseSummary
 
-State = Literal["not run", "queued", "running", "done", "edited", "problem"]
+State = Literal[
+    "not run", "queued", "running", "done", "other model", "other settings", "edited", "problem"
+]
 
 
 @dataclass(frozen=True)
@@ -32,22 +36,32 @@ class Entry:
     state: State = "not run"
     fraction: float = 0.0
     """Of a case that is running."""
-    n_members: int = 0
-    """Saved ones."""
-    is_whole: bool = True
-    """Whether these are of the whole volume."""
+    found: Found = Found()
+    """What is saved."""
+    differences: tuple[str, ...] = ()
+    """In what it was drawn differently, by the names of `found.Drawing`."""
     problem: str = ""
+
+    @property
+    def n_members(self) -> int:
+        """Saved samples."""
+        return self.found.n_members
+
+    @property
+    def summary(self) -> CaseSummary | None:
+        """What the saved record says, if there is one."""
+        return self.found.summary
 
     @property
     def text(self) -> str:
         """How far it is, in a word or two."""
         if self.state == "running":
             return f"running {self.fraction:.0%}"
-        if self.state in ("done", "edited") or (self.state == "not run" and self.n_members):
-            samples = f"{self.n_members} sample{'s' * (self.n_members != 1)}"
-            samples += "" if self.is_whole else ", some slices"
-            return samples if self.state == "not run" else f"{self.state}, {samples}"
-        return self.state
+        if self.state not in ("not run", "done", "edited") or not self.n_members:
+            return self.state
+        samples = f"{self.n_members} sample{'s' * (self.n_members != 1)}"
+        samples += "" if self.found.is_whole else ", some slices"
+        return samples if self.state == "not run" else f"{self.state}, {samples}"
 
 
 class CaseQueue(QObject):
@@ -63,7 +77,8 @@ class CaseQueue(QObject):
         self._options: QueueOptions | None = None
         self._job: Job | None = None
         self._running: int | None = None
-        self._found = Found()
+        self._folder: Path | None = None
+        self._wanted = Wanted()
         self._may_go = threading.Event()
         self._may_go.set()
 
@@ -80,30 +95,66 @@ class CaseQueue(QObject):
     def set_cases(self, cases: Sequence[CaseFiles], folder: Path) -> None:
         """List other cases; `folder` is where results are saved, and may hold some."""
         self.release()
+        self._folder = folder
         names = Counter(files.name for files in cases)
-        self._entries = [_find_entry(files, folder, names[files.name]) for files in cases]
+        self._entries = [self._find_entry(files, folder, names[files.name]) for files in cases]
         self.changed.emit()
+
+    def set_wanted(self, wanted: Wanted) -> None:
+        """Show which results were drawn with the model and the numbers that are chosen now."""
+        if wanted == self._wanted:
+            return
+        self._wanted = wanted
+        before = self.entries
+        self._entries = [
+            entry if entry.state in ("queued", "running", "problem") else self._describe(entry)
+            for entry in before
+        ]
+        if self.entries != before:
+            self.changed.emit()
+
+    def look_again(self) -> None:
+        """Look for results that were saved meanwhile, by the dock or by somebody else."""
+        assert self._folder is not None
+        self._entries = [
+            entry
+            if entry.files.problem
+            else self._describe(
+                replace(entry, found=find_result(self._folder, entry.files.name), problem="")
+            )
+            for entry in self._entries
+        ]
+        self.changed.emit()
+
+    @property
+    def has_results(self) -> bool:
+        """Whether anything is saved that the queue may replace."""
+        return any(e.found.n_whole and not e.found.is_edited for e in self._entries)
+
+    def find_others(self) -> dict[str, Found]:
+        """Return by case the results of whole volumes that were drawn differently."""
+        return {
+            entry.files.name: entry.found
+            for entry in self._entries
+            if self._wanted.is_of_another(entry.found)
+        }
 
     def start(self, options: QueueOptions) -> None:
         """Segment, one after the other, what has fewer saved members than are wanted."""
         if self.is_running:
             return
         self._options = replace(options, may_go=self._may_go)
-        for index, entry in enumerate(self._entries):
-            if entry.files.problem:
-                continue
-            found = find_result(options.folder, entry.files.name)
-            now = _describe(entry.files, found)
-            if is_to_do(found, options.n_samples):
-                now = replace(now, state="queued")
-            self._entries[index] = now
+        self._entries = [
+            replace(entry, state="queued") if self._is_to_do(entry, options) else entry
+            for entry in self._entries
+        ]
         self._go_on()
 
     def stop(self) -> None:
         """Stop before the next step; what is saved stays."""
         for index, entry in enumerate(self._entries):
             if entry.state == "queued":
-                self._entries[index] = replace(entry, state="not run")
+                self._entries[index] = self._describe(entry)
         if self._job is not None:
             self._job.cancel()
         self.changed.emit()
@@ -123,7 +174,7 @@ class CaseQueue(QObject):
             self._job.reported.disconnect(self._take)
         self._job = self._options = self._running = None
         self._entries = [
-            replace(entry, state="not run") if entry.state in ("queued", "running") else entry
+            self._describe(entry) if entry.state in ("queued", "running") else entry
             for entry in self._entries
         ]
 
@@ -148,34 +199,47 @@ class CaseQueue(QObject):
             self._change(fraction=event.fraction)
             return
         if isinstance(event, Found):
-            self._found = event
-            self._change(n_members=event.n_members, is_whole=event.is_whole)
+            self._change(found=event)
             return
-        if isinstance(event, Finished):
-            self._change(state="edited" if self._found.is_edited else "done")
-        elif isinstance(event, Failed):
+        if isinstance(event, Failed):
             self._change(state="problem", problem=event.message)
-        elif isinstance(event, Cancelled):
-            self._change(state="not run")
+        elif isinstance(event, Finished | Cancelled):
+            now = self._describe(self._entries[self._running])
+            self._change(state=now.state, differences=now.differences)
         self._go_on()
 
     def _change(self, **values: object) -> None:
         assert self._running is not None
         before = self._entries[self._running]
-        self._entries[self._running] = replace(before, **values)  # type: ignore[arg-type]
-        if self._entries[self._running].text != before.text:
+        now = replace(before, **values)  # type: ignore[arg-type]
+        self._entries[self._running] = now
+        if now.text != before.text or now.summary != before.summary:
             self.changed.emit()
 
+    def _is_to_do(self, entry: Entry, options: QueueOptions) -> bool:
+        may_replace = options.replaceable.get(entry.files.name)
+        return not entry.files.problem and is_to_do(entry.found, self._wanted, may_replace)
 
-def _find_entry(files: CaseFiles, folder: Path, n_same_name: int) -> Entry:
-    if n_same_name > 1:
-        problem = f"{n_same_name} cases are called {files.name}: their results would be mixed up."
-        files = replace(files, problem=problem)
-    if files.problem:
-        return Entry(files, "problem", problem=files.problem)
-    return _describe(files, find_result(folder, files.name))
+    def _describe(self, entry: Entry) -> Entry:
+        """Return a case that is not at work with its state."""
+        found = entry.found
+        state: State = "not run"
+        differences: tuple[str, ...] = ()
+        if found.is_edited:
+            state = "edited"
+        elif self._wanted.is_of_another(found):
+            differences = self._wanted.find_differences(found)
+            state = "other model" if "model_sha256" in differences else "other settings"
+        elif self._wanted.is_complete(found):
+            state = "done"
+        return replace(entry, state=state, differences=differences)
 
-
-def _describe(files: CaseFiles, found: Found) -> Entry:
-    state: State = "edited" if found.is_edited else "done" if found.n_whole else "not run"
-    return Entry(files, state, n_members=found.n_members, is_whole=found.is_whole)
+    def _find_entry(self, files: CaseFiles, folder: Path, n_same_name: int) -> Entry:
+        if n_same_name > 1:
+            problem = (
+                f"{n_same_name} cases are called {files.name}: their results would be mixed up."
+            )
+            files = replace(files, problem=problem)
+        if files.problem:
+            return Entry(files, "problem", problem=files.problem)
+        return self._describe(Entry(files, found=find_result(folder, files.name)))

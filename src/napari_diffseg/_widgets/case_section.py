@@ -25,6 +25,7 @@ class CaseSection(Form):
     files_wanted = Signal()
     result_wanted = Signal()
     sample_wanted = Signal()
+    close_wanted = Signal()
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +47,7 @@ class CaseSection(Form):
             self.open_button,
             "Open BraTS case",
             "Open BraTS case: choose the folder with its four images (T1, T1ce, T2, FLAIR). "
-            "The arrow offers single files and the sample case.",
+            "The arrow offers single files, a saved result and the sample case, and closes a case.",
         )
         menu = QMenu(self.open_button)
         self.folder_action = menu.addAction("Case folder…")
@@ -57,6 +58,9 @@ class CaseSection(Form):
         self.result_action.triggered.connect(self.result_wanted)
         self.sample_action = menu.addAction("Sample case (phantom)")
         self.sample_action.triggered.connect(self.sample_wanted)
+        menu.addSeparator()
+        self.close_action = menu.addAction("Close case")
+        self.close_action.triggered.connect(self.close_wanted)
         self.open_button.setMenu(menu)
         self.info = ElidedLabel()
         self.add_row("Case", Row(self.chooser, self.open_button, stretch=0))
@@ -69,6 +73,7 @@ class CaseSection(Form):
         self.chooser.clear()
         self.chooser.addItems([case.name for case in cases] or [_NO_CASE])
         self.chooser.setEnabled(bool(cases))
+        self.close_action.setEnabled(current is not None)
         if current is not None:
             self.chooser.setCurrentIndex(self._cases.index(current))
         self.info.setText("" if current is None else summarise_case(current))

@@ -124,6 +124,11 @@ class Engine:
                 self._model = kept = key, self._load_model(path)
             return kept[1]
 
+    def peek(self, path: Path | None) -> LoadedModel | None:
+        """Return the model if it is in memory."""
+        kept = self._model  # another thread may load another one meanwhile
+        return kept[1] if kept is not None and kept[0] == get_version(path) else None
+
     def load_another(self, path: Path | None) -> LoadedModel:
         """Return the model, read once more from its file, with a network that nobody else has."""
         return self._load_model(path)

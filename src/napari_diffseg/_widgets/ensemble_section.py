@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from qtpy.QtCore import Qt, Signal
@@ -58,6 +59,7 @@ class EnsembleSection(Form):
             "How one mask is made of the samples. "
             + " ".join(f"{text[0].upper()}{text[1:]}: {tooltip}" for text, _, tooltip in CONSENSUS),
         )
+        self._own = View()
         self.members_text, self.threshold_text = _number("100 of 1000"), _number("0.0000")
         self.kind = make_chooser()
         self.kind.addItem("probabilities", "probabilities")
@@ -89,6 +91,8 @@ class EnsembleSection(Form):
         self.add_row("Mean of", self.kind)
         self.add_row("Overlay", self.overlay)
         self.threshold.valueChanged.connect(self._take_threshold)
+        for chooser in (self.consensus, self.kind):
+            chooser.currentIndexChanged.connect(self._take_choice)
         for slider in (self.members, self.threshold):
             slider.valueChanged.connect(self._change)
         for chooser in (self.consensus, self.kind):
@@ -106,7 +110,7 @@ class EnsembleSection(Form):
         )
 
     def show_view(self, view: View) -> None:
-        """Choose what a saved result was looked at with, without telling anybody.
+        """Choose what a result was looked at with, without telling anybody.
 
         Its threshold holds, also between two places of the slider, until the slider is moved.
         """
@@ -119,6 +123,10 @@ class EnsembleSection(Form):
         for control in (self.threshold, self.kind, self.consensus):
             control.blockSignals(False)
         self._show_numbers()
+
+    def own_view(self) -> View:
+        """Return what the user has chosen last, which `show_view` does not change."""
+        return self._own
 
     def set_threshold(self, threshold: float) -> None:
         """Begin with another threshold than 0.5."""
@@ -152,6 +160,13 @@ class EnsembleSection(Form):
 
     def _take_threshold(self, percent: int) -> None:
         self._exact_threshold = percent / _PERCENT
+        self._own = replace(self._own, threshold=self._exact_threshold)
+
+    def _take_choice(self) -> None:
+        if self.sender() is self.consensus:
+            self._own = replace(self._own, consensus=self.consensus.currentData())
+        else:
+            self._own = replace(self._own, of=self.kind.currentData())
 
     def _change(self) -> None:
         self._show_numbers()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from qtpy.QtWidgets import QVBoxLayout, QWidget
 from napari_diffseg._layers import describe_slices, find_slice
 from napari_diffseg._settings import read_settings
 from napari_diffseg._widgets.advice import Advice
+from napari_diffseg._widgets.case_closer import CaseCloser
 from napari_diffseg._widgets.case_desk import CaseDesk
 from napari_diffseg._widgets.case_folder import CaseFolder
 from napari_diffseg._widgets.case_list import CaseList
@@ -40,6 +42,7 @@ from napari_diffseg._widgets.warm_up import WarmUp
 from napari_diffseg.core.errors import DiffsegError, ParameterError
 from napari_diffseg.core.events import Cancelled, Failed, Finished, SampleDone
 from napari_diffseg.core.geometry import find_z_range
+from napari_diffseg.core.params import MAX_SEED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,6 +54,10 @@ if TYPE_CHECKING:
     from napari_diffseg.core.progress import Progress
 
 HINT = "Open a case or a folder of cases; the arrow has a sample."
+SEED_TOO_LARGE = (
+    "The seed of this result, {seed}, is larger than this version draws with "
+    f"({MAX_SEED}): it can be reviewed, but no samples can be added to it."
+)
 
 
 class DiffsegWidget(QWidget):
@@ -92,6 +99,7 @@ class DiffsegWidget(QWidget):
         self._runner = Runner(engine or Engine(), self)
         self._warm_up = WarmUp(self._runner, self)
         self._folder = CaseFolder(self.case_list, self._desk, self._runner, self._queue_options)
+        self._closer = CaseCloser(self.cases, self._desk, self._runner)
         self._advice = Advice(self.run.message, self)
         self._reopener = Reopener(napari_viewer, self._runner, self)
         self._lifetime = Lifetime(self)
@@ -161,6 +169,12 @@ class DiffsegWidget(QWidget):
         self._reopener.found.connect(self._show_found)
         self._reopener.told.connect(partial(self.run.message.show_message, "info"))
         self._warm_up.done.connect(self._show_estimate)
+        self._folder.settled.connect(self._show_idle)
+        self._folder.told.connect(partial(self.run.message.show_message, "info"))
+        self._folder.failed.connect(self._fail)
+        for choice in (self.parameters.changed, self.model.changed, self._warm_up.done):
+            choice.connect(self._folder.follow_choices)
+        self._runner.model_ready.connect(self._folder.follow_choices)
         self._lifetime.ended.connect(self._shut_down)
         self._lifetime.began.connect(self._follow_viewer)
         self.shortcuts.register("Ctrl+Return", "Segment, or cancel", self.run.button.click)
@@ -225,13 +239,18 @@ class DiffsegWidget(QWidget):
         asked = np.flatnonzero(run.asked)
         ends = sorted(run.case.geometry.to_source_slice(int(z)) for z in asked[[0, -1]])
         self.parameters.show_slices(ends[0], ends[1], whole_volume=bool(run.asked.all()))
-        self.parameters.show_recipe(run.recipe, run.n_started)
+        if self._folder.is_opening_result:  # what the queue is to draw stays as it is
+            self.parameters.make_room(run.n_started)
+        else:
+            self.parameters.show_recipe(run.recipe, run.n_started)
         if self._runner.running_case is not run.case:
             self._review.show_run(run)
             self._review.end()
         self._show_idle()
         name = "a model" if run.record is None else run.record.model.name
         self.run.status.setText(f"Opened: {run.n_started} samples, drawn by {name}.")
+        if run.recipe.seed > MAX_SEED:
+            self.run.message.show_message("info", SEED_TOO_LARGE.format(seed=run.recipe.seed))
 
     def _show_found(self, run: Run) -> None:
         """Show what a dock that was closed has drawn of the case that is looked at."""
@@ -285,12 +304,13 @@ class DiffsegWidget(QWidget):
         return None
 
     def _queue_options(self, results: Path) -> QueueOptions:
-        """What the dock says now is what the queue does."""
+        """What the user has chosen last is what the queue does."""
         settings = read_settings()
         return QueueOptions(
             recipe=self._recipe(),
             n_samples=self.parameters.choices().n_samples,
-            view=self.ensemble.view(),
+            tolerance=self.parameters.choices().tolerance,
+            view=self.ensemble.own_view(),
             folder=results,
             memory_budget_mb=settings.memory_budget_mb,
             threads=settings.threads,
@@ -385,9 +405,13 @@ class DiffsegWidget(QWidget):
         self._left_s = None
 
     def _begin(self, run: Run) -> None:
+        is_current = run.case is self._desk.current
+        if not run.n_started:  # a new run is looked at as the one before
+            view = self.ensemble.view() if is_current else self.ensemble.own_view()
+            run.set_view(replace(view, k=run.ensemble.n_members))
         keep_others = self.parameters.choices().keep_results
         self._layers.show(run, self.ensemble.chosen_overlay(), keep_others=keep_others)
-        if run.case is self._desk.current:
+        if is_current:
             self._review.begin(run)
 
     def _take_sample(self, run: Run, sample: SampleDone) -> None:

@@ -18,7 +18,7 @@ from qtpy.QtWidgets import (
 
 from napari_diffseg._widgets.form import Fold, Form, Row, describe, make_chooser
 from napari_diffseg.core.convergence import DEFAULT_TOLERANCE
-from napari_diffseg.core.params import SAMPLERS, SamplerName
+from napari_diffseg.core.params import MAX_SEED, SAMPLERS, SamplerName
 
 if TYPE_CHECKING:
     from napari_diffseg._settings import Settings
@@ -27,6 +27,12 @@ if TYPE_CHECKING:
     from napari_diffseg.core.geometry import Geometry
 
 Region = Literal["slice", "range", "volume"]
+
+_SHORT_SEED = 99_999
+_LONG = "QSpinBox { min-width: 82px; max-width: 82px; }"
+
+_MAX_SAMPLES = 100
+"""More are for results that have as many."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +94,16 @@ class ParametersSection(Form):
 
     def show_recipe(self, recipe: Recipe, n_samples: int) -> None:
         """Choose how a saved result was sampled, so that more samples continue it."""
+        self.make_room(n_samples)
         self.n_samples.setValue(n_samples)
         self.n_steps.setValue(recipe.n_steps or 0)
-        self.seed.setValue(recipe.seed)
+        self.seed.setValue(min(recipe.seed, MAX_SEED))
         self.sampler.setCurrentIndex(max(self.sampler.findData(recipe.sampler), 0))
+
+    def make_room(self, n_samples: int) -> None:
+        """Let samples be added to so many."""
+        most = _MAX_SAMPLES * (n_samples // _MAX_SAMPLES + 1)
+        self.n_samples.setMaximum(max(self.n_samples.maximum(), most))
 
     def show_slices(self, first: int, last: int, *, whole_volume: bool) -> None:
         """Choose the slices that a saved result was asked for."""
@@ -163,7 +175,7 @@ class ParametersSection(Form):
         self.add_row("", Row(self.slice_range, self.first, QLabel("to"), self.last))
 
     def _build_numbers(self) -> None:
-        self.n_samples = _spin_box(1, 100, 5)
+        self.n_samples = _spin_box(1, _MAX_SAMPLES, 5)
         describe(
             self.n_samples,
             "Samples",
@@ -178,7 +190,7 @@ class ParametersSection(Form):
             "Sampling steps of each mask. “auto” is what the model's own card recommends. Fewer "
             "steps are faster, and the samples differ less.",
         )
-        self.seed = _spin_box(0, 999_999, 0)
+        self.seed = _spin_box(0, MAX_SEED, 0)
         describe(
             self.seed,
             "Seed",
@@ -228,9 +240,14 @@ class ParametersSection(Form):
         )
         for box in (self.n_samples, self.n_steps, self.seed):
             box.valueChanged.connect(self.changed)
+        self.seed.valueChanged.connect(self._fit_seed)
         for chooser in (self.sampler, self.device):
             chooser.currentIndexChanged.connect(self.changed)
         self.add_wide(self.advanced)
+
+    def _fit_seed(self, seed: int) -> None:
+        """Make room for a long number; short ones do not take it."""
+        self.seed.setStyleSheet(_LONG if seed > _SHORT_SEED else "")
 
     def _build_stop(self) -> Row:
         self.stop = QCheckBox("Stop when stable")

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from napari_diffseg._widgets.found import Found, Wanted, find_result, is_to_do, make_wanted
 from napari_diffseg.core.events import (
     Cancelled,
     CancelToken,
+    Converged,
     Downgraded,
     Failed,
     Finished,
@@ -41,6 +41,10 @@ class QueueOptions:
     """How the maps and the mask are made; of all members that there are, whatever its ``k``."""
     folder: Path
     """Where the results go."""
+    tolerance: float | None = None
+    """Stop when more samples change the mask no more than this; None: draw all."""
+    replaceable: Mapping[str, Found] = field(default_factory=dict)
+    """Results by case that were drawn with another model or settings, and may be replaced."""
     memory_budget_mb: int = 1500
     threads: int = 0
     may_go: threading.Event = field(default_factory=threading.Event)
@@ -54,44 +58,7 @@ class Share:
     fraction: float
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a folder holds of a case's results."""
-
-    n_members: int = 0
-    is_whole: bool = True
-    """Whether they are of the whole volume."""
-    is_edited: bool = False
-
-    @property
-    def n_whole(self) -> int:
-        """Members of the whole volume."""
-        return self.n_members if self.is_whole else 0
-
-
 QueueEvent = Share | Found | Finished | Cancelled | Failed
-
-
-def find_result(folder: Path, name: str) -> Found:
-    """Return what is saved of a case; nothing if its record is missing or cannot be read."""
-    from napari_diffseg.core.export import RECORD, output_paths
-
-    try:
-        record = json.loads(output_paths(folder, name)[RECORD].read_text(encoding="utf-8"))
-        maps = record["maps"]
-        is_edited = record.get("edited") is not None
-        n_members, is_whole = int(maps["n_members"]), bool(maps["whole_volume"])
-        drawn = [member["slices"] for member in record.get("members", [])[:n_members]]
-        if is_whole and drawn:  # later members may have been drawn on some slices only
-            n_members = sum(1 for _ in itertools.takewhile(lambda has: has == drawn[0], drawn))
-        return Found(n_members, is_whole, is_edited)
-    except (OSError, ValueError, KeyError, TypeError):
-        return Found()
-
-
-def is_to_do(found: Found, n_samples: int) -> bool:
-    """Whether a run would bring something; what somebody has edited is left alone."""
-    return not found.is_edited and found.n_whole < n_samples
 
 
 def iter_case(
@@ -99,41 +66,43 @@ def iter_case(
 ) -> Iterator[QueueEvent]:
     """Load a case, draw its members one after the other, and save after each of them.
 
+    With a tolerance no more are drawn once the mask is stable.
+
     What is on disk is replaced by a result with more members of the whole volume only: a case that
-    is begun again after a crash does not lose what was there. One that was finished or edited
-    meanwhile, in the dock or by somebody else, is left alone.
+    is begun again after a crash does not lose what was there. One that was finished, edited or
+    drawn with other settings meanwhile, in the dock or by somebody else, is left alone.
     """
+    model = _load_own(options, engine)
+    wanted = make_wanted(options.recipe, options.n_samples, options.tolerance, model)
     saved = find_result(options.folder, files.name)
-    if is_to_do(saved, options.n_samples):
-        yield from _iter_members(files, options, engine, cancel)
+    if is_to_do(saved, wanted, options.replaceable.get(files.name)):
+        yield from _iter_members(files, options, engine, cancel, model, wanted)
     else:
         yield saved
         yield Finished(0.0)
 
 
 def _iter_members(
-    files: CaseFiles, options: QueueOptions, engine: Engine, cancel: CancelToken
+    files: CaseFiles,
+    options: QueueOptions,
+    engine: Engine,
+    cancel: CancelToken,
+    model: LoadedModel,
+    wanted: Wanted,
 ) -> Iterator[QueueEvent]:
-    from napari_diffseg.core.brats import load_case
+    from napari_diffseg.core.convergence import StabilityWatch
     from napari_diffseg.core.ensemble import Ensemble
-    from napari_diffseg.core.export import check_outputs, make_output_folder, output_paths
     from napari_diffseg.core.preprocessing import prepare_case
 
-    make_output_folder(options.folder)
-    check_outputs(output_paths(options.folder, files.name, samples=True).values(), files)
-    model = _load_own(options, engine)
-    if options.threads:
-        import torch
-
-        torch.set_num_threads(options.threads)
-    case = load_case(files)
+    case = _load_case(files, options)
     prepared = prepare_case(case, model.preprocessing)
     ensemble = Ensemble(options.n_samples, case.geometry.shape)
     params = _make_params(options, model)
+    watch = StabilityWatch(prepared.z_indices, options.tolerance)
     messages: list[str] = []
     elapsed_s = 0.0
     for member in range(options.n_samples):
-        part = replace(params, n_samples=1, first_member=member)
+        part = replace(params, n_samples=1, first_member=member, tolerance=None)
         started: Started | None = None
         progress = Progress()
         for event in engine.segment(case, model, part, cancel, prepared):
@@ -143,6 +112,7 @@ def _iter_members(
                 started = event
             elif isinstance(event, SampleDone):
                 ensemble.add(event.member, event.z, event.probability)
+                watch.add(event.z, event.probability)
             elif isinstance(event, StepDone):
                 yield Share((member + progress.fraction) / options.n_samples)
             elif isinstance(event, Downgraded):
@@ -155,14 +125,32 @@ def _iter_members(
         assert started is not None
         n_members = member + 1
         saved = find_result(options.folder, files.name)
-        if not is_to_do(saved, options.n_samples):
+        if not is_to_do(saved, wanted, options.replaceable.get(files.name)):
             break
-        if n_members > saved.n_whole:
-            run = params, started, elapsed_s, tuple(messages)
+        n_kept = 0 if wanted.is_of_another(saved) else saved.n_whole
+        converged = watch.look() if n_members >= n_kept else None
+        if n_members > n_kept or converged:
+            run = params, started, elapsed_s, tuple(messages), converged
             _save(case, ensemble, n_members, options, model, run)
-            yield Found(n_members)
+            yield find_result(options.folder, files.name)
+        if converged:
+            break
     yield find_result(options.folder, files.name)
     yield Finished(elapsed_s)
+
+
+def _load_case(files: CaseFiles, options: QueueOptions) -> Case:
+    """Load a case, once it is known that its results can be saved."""
+    from napari_diffseg.core.brats import load_case
+    from napari_diffseg.core.export import check_outputs, make_output_folder, output_paths
+
+    make_output_folder(options.folder)
+    check_outputs(output_paths(options.folder, files.name, samples=True).values(), files)
+    if options.threads:
+        import torch
+
+        torch.set_num_threads(options.threads)
+    return load_case(files)
 
 
 def _load_own(options: QueueOptions, engine: Engine) -> LoadedModel:
@@ -191,6 +179,7 @@ def _make_params(options: QueueOptions, model: LoadedModel) -> SegmentParams:
         n_steps=recipe.n_steps or card.recommended_steps,
         sampler=recipe.sampler or card.recommended_sampler,
         seed=recipe.seed,
+        tolerance=options.tolerance,
         device=recipe.device,
         memory_budget_mb=options.memory_budget_mb,
     )
@@ -202,16 +191,15 @@ def _save(
     n_members: int,
     options: QueueOptions,
     model: LoadedModel,
-    run: tuple[SegmentParams, Started, float, tuple[str, ...]],
+    run: tuple[SegmentParams, Started, float, tuple[str, ...], Converged | None],
 ) -> None:
     from napari_diffseg.core.describe import describe_model, describe_result, describe_run
     from napari_diffseg.core.export import save_result
 
-    params, started, elapsed_s, messages = run
     record = describe_result(
         case,
         ensemble,
-        describe_run(describe_model(model), params, started, elapsed_s, messages),
+        describe_run(describe_model(model), *run),
         threshold=options.view.threshold,
         of=options.view.of,
         consensus=options.view.consensus,

@@ -82,8 +82,10 @@ class Review(QObject):
         for section in (self._ensemble, self._readout):
             section.setEnabled(run is not None)
         if run is None:
+            self._ensemble.show_view(self._ensemble.own_view())
             self._ensemble.set_members(1, 1)
         else:
+            self._ensemble.show_view(run.view)
             self._offer_members(run)
             self._change_view()
         self._show_numbers()

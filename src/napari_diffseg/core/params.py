@@ -10,6 +10,9 @@ from napari_diffseg.core.errors import ParameterError
 SamplerName = Literal["ddpm", "ddim", "dpmpp-2m", "dpmpp-2m-sde"]
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 
+MAX_SEED = 2**31 - 1
+"""The largest number that a field of the dock can hold."""
+
 
 @dataclass(frozen=True)
 class SegmentParams:
@@ -64,8 +67,8 @@ class SegmentParams:
             )
         if not 0.0 <= self.eta <= 1.0:
             raise ParameterError(f"eta must be between 0 and 1, not {self.eta}.")
-        if self.seed < 0:
-            raise ParameterError(f"The seed must not be negative, it is {self.seed}.")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise ParameterError(f"The seed must be between 0 and {MAX_SEED}, it is {self.seed}.")
         if self.z_range is not None and not 0 <= self.z_range[0] < self.z_range[1]:
             raise ParameterError(f"The slice range {self.z_range} is empty.")
         if self.memory_budget_mb < 1:

@@ -7,6 +7,7 @@ because these dictionaries come from files that anybody may have edited.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -14,6 +15,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from napari_diffseg.core.errors import ParameterError
 
 T = TypeVar("T")
+
+_get_hints = functools.cache(get_type_hints)  # a record of a volume has hundreds of them
 
 
 def to_dict(record: Any) -> dict[str, Any]:
@@ -35,7 +38,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any], where: str = "") -> T:
     """
     if not isinstance(values, Mapping):
         raise ParameterError(f"{where or cls.__name__}: expected a table, not {values!r}.")
-    hints = get_type_hints(cls)
+    hints = _get_hints(cls)  # type: ignore[arg-type]
     fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     unknown = sorted(set(values) - set(fields))
     if unknown:

@@ -1,0 +1,119 @@
+"""The table of many results says what their records say."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from napari_diffseg.core.brats import load_case
+from napari_diffseg.core.describe import describe_result
+from napari_diffseg.core.ensemble import Ensemble
+from napari_diffseg.core.errors import DiffsegError
+from napari_diffseg.core.export import save_result
+from napari_diffseg.core.findings import describe_edit
+from napari_diffseg.core.record import ResultRecord
+from napari_diffseg.core.summary import (
+    COLUMNS,
+    compute_mean_disagreement_mm,
+    read_summaries,
+    save_table,
+)
+from tests.core.case_files import NAMES_2017, write_case
+from tests.core.test_reopen import RUN
+
+
+def save(folder: Path, name: str, n_members: int = 2, *, edited: bool = False) -> ResultRecord:
+    """Save a result of random members; with `edited` of an empty mask that somebody painted."""
+    case = load_case(write_case(folder / "in" / name, name, NAMES_2017))
+    rng = np.random.default_rng(n_members)
+    ensemble = Ensemble(n_members, case.geometry.shape)
+    for member in range(n_members):
+        for z in range(case.geometry.shape[0]):
+            ensemble.add(member, z, rng.integers(0, 256, case.geometry.shape[1:], np.uint8))
+    record = describe_result(case, ensemble, RUN, threshold=0.4)
+    painted = None
+    if edited:
+        painted = np.zeros(case.geometry.shape, bool)
+        edit = describe_edit(ensemble.wt_mask(0.4), painted, case.geometry, "a run")
+        record = replace(record, edited=edit)
+    save_result(folder / "out", case, ensemble, record, edited=painted)
+    return record
+
+
+def read_csv(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_table_says_what_the_records_say(tmp_path: Path) -> None:
+    records = {
+        "Case_10": save(tmp_path, "Case_10", edited=True),
+        "Case_9": save(tmp_path, "Case_9", 3),
+        "Case_2": save(tmp_path, "Case_2", 1),
+    }
+    summaries, problems = read_summaries(tmp_path / "out")
+    assert not problems
+    rows = read_csv(save_table(tmp_path / "table.csv", summaries))
+    assert [row["case"] for row in rows] == ["Case_2", "Case_9", "Case_10"]
+    for row in rows:
+        record = records[row["case"]]
+        assert tuple(row) == COLUMNS
+        assert float(row["mask_ml"]) == pytest.approx(record.volume.mask_ml, abs=1e-4)
+        assert float(row["low_ml"]) == pytest.approx(record.volume.low_ml, abs=1e-4)
+        assert float(row["high_ml"]) == pytest.approx(record.volume.high_ml, abs=1e-4)
+        assert int(row["n_samples"]) == record.maps.n_members
+        assert (row["threshold"], row["seed"], row["model"]) == ("0.4", "7", "tiny")
+        assert record.verdict is not None
+        assert row["verdict"] == record.verdict.text
+        assert row["warning"] == str(record.verdict.is_warning)
+        assert row["files"].split("; ")[0] == f"{row['case']}_diffseg.json"
+    assert rows[0]["confidence"] == rows[0]["mean_disagreement_mm"] == ""
+    assert float(rows[1]["confidence"]) == pytest.approx(records["Case_9"].confidence, abs=1e-4)
+    assert [(row["edited"], row["edited_ml"]) for row in rows[1:]] == [
+        ("False", ""),
+        ("True", "0.0"),
+    ]
+    assert "Case_10_edited.nii.gz" in rows[2]["files"]
+
+
+def test_the_mean_disagreement_is_over_the_slices_with_tumour(tmp_path: Path) -> None:
+    record = save(tmp_path, "Case_1")
+    work_list = record.work_list
+    with_mask = [entry for entry in record.slices if entry.mask_mm2 > 0]
+    assert len(with_mask) == len(work_list)
+    mean_mm = sum(entry.disagreement_mm for entry in work_list) / len(work_list)
+    assert compute_mean_disagreement_mm(record) == pytest.approx(mean_mm)
+    # Of a slice on which the samples agree the distance is 0.
+    fewer = replace(record, work_list=work_list[:1])
+    mean_mm = work_list[0].disagreement_mm / len(with_mask)
+    assert compute_mean_disagreement_mm(fewer) == pytest.approx(mean_mm)
+    assert compute_mean_disagreement_mm(replace(record, work_list=())) is None
+    assert compute_mean_disagreement_mm(replace(record, work_list=(), confidence=1.0)) == 0
+
+
+def test_a_damaged_record_is_named_and_the_others_make_the_table(tmp_path: Path) -> None:
+    save(tmp_path, "Case_1")
+    save(tmp_path, "Case_2")
+    (tmp_path / "out" / "Case_1_diffseg.json").write_text("{", encoding="utf-8")
+    summaries, problems = read_summaries(tmp_path / "out")
+    assert [summary.case for summary in summaries] == ["Case_2"]
+    assert len(problems) == 1
+    assert "Case_1_diffseg.json is not a JSON file" in problems[0]
+    assert not read_summaries(tmp_path / "out", ["Case_3"])[0]
+    with pytest.raises(DiffsegError, match="nowhere cannot be read"):
+        read_summaries(tmp_path / "nowhere")
+
+
+def test_a_table_that_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:
+    save(tmp_path, "Case_1")
+    summaries, _ = read_summaries(tmp_path / "out")
+    folder = tmp_path / "table.csv"
+    folder.mkdir()
+    for path in (folder, tmp_path / "out" / "Case_1_mask.nii.gz" / "table.csv"):
+        with pytest.raises(DiffsegError, match=r"table.csv cannot be written"):
+            save_table(path, summaries)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out", "table.csv"]
