@@ -15,8 +15,9 @@ import pytest
 
 from napari_diffseg._widgets import case_closer, case_folder, case_table
 from napari_diffseg._widgets.case_folder import LEAVE, REPLACE, STOP
-from napari_diffseg._widgets.found import Drawing, Found, Wanted, is_to_do
+from napari_diffseg._widgets.found import Found, Wanted, is_to_do
 from napari_diffseg.core.checkpoint import LoadedModel
+from napari_diffseg.core.resume import DrawKey
 from tests.models import tiny_model
 from tests.plugin.conftest import Desk, SlowMotion, write_synthetic
 
@@ -183,14 +184,14 @@ def test_results_of_other_settings_are_not_taken_for_done(
 
 
 def test_what_the_user_lets_be_replaced_is_that_very_result() -> None:
-    wanted = Wanted(n_samples=5, drawing=Drawing(model_sha256="1", seed=0))
-    agreed = Found(5, drawing=Drawing(model_sha256="0", seed=0))
+    wanted = Wanted(n_samples=5, drawing=DrawKey(model_sha256="1", seed=0))
+    agreed = Found(5, drawing=DrawKey(model_sha256="0", seed=0))
     assert not is_to_do(agreed, wanted)
     assert is_to_do(agreed, wanted, may_replace=agreed)
     assert not is_to_do(replace(agreed, n_members=7), wanted, may_replace=agreed)  # saved since
     assert not is_to_do(replace(agreed, is_edited=True), wanted, may_replace=agreed)
     assert is_to_do(replace(agreed, is_whole=False), wanted)  # of some slices only
-    not_known = replace(wanted, drawing=Drawing(seed=0))  # the model is not loaded
+    not_known = replace(wanted, drawing=DrawKey(seed=0))  # the model is not loaded
     assert not is_to_do(agreed, not_known)
     assert is_to_do(replace(agreed, n_members=4), not_known)
 

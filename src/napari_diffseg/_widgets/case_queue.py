@@ -39,7 +39,7 @@ class Entry:
     found: Found = Found()
     """What is saved."""
     differences: tuple[str, ...] = ()
-    """In what it was drawn differently, by the names of `found.Drawing`."""
+    """In what it was drawn differently, by the names of `resume.DrawKey`."""
     problem: str = ""
 
     @property

@@ -5,8 +5,11 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from napari_diffseg.core.params import SegmentParams
+from napari_diffseg.core.resume import DrawKey, find_wanted_key
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,24 +20,6 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """What decides a member; None is what is not known, of a model that is not loaded yet."""
-
-    model_sha256: str | None = None
-    sampler: str | None = None
-    n_steps: int | None = None
-    seed: int | None = None
-    eta: float | None = None
-    mirror: bool | None = None
-    vary_contrast: bool | None = None
-
-    def find_differences(self, other: Drawing) -> tuple[str, ...]:
-        """Return the names of what is known of both and not the same."""
-        pairs = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
-        return tuple(name for name, (a, b) in pairs.items() if None not in (a, b) and a != b)
-
-
-@dataclass(frozen=True)
 class Found:
     """What a folder holds of a case's results."""
 
@@ -42,7 +27,7 @@ class Found:
     is_whole: bool = True
     """Whether they are of the whole volume."""
     is_edited: bool = False
-    drawing: Drawing = Drawing()
+    drawing: DrawKey = DrawKey()
     stable_within: float | None = None
     """The tolerance with which more members would not change the mask; None: not stable."""
     summary: CaseSummary | None = None
@@ -61,14 +46,14 @@ class Wanted:
     n_samples: int = 1
     tolerance: float | None = None
     """Fewer are enough when more would change the mask no more than this; None: draw all."""
-    drawing: Drawing = field(default_factory=Drawing)
+    drawing: DrawKey = DrawKey()
 
     def is_of_another(self, found: Found) -> bool:
         """Whether a result of the whole volume was drawn differently; not one that was edited."""
         return not found.is_edited and found.n_whole > 0 and bool(self.find_differences(found))
 
     def find_differences(self, found: Found) -> tuple[str, ...]:
-        """Return in what a result was drawn differently, by the names of `Drawing`."""
+        """Return in what a result was drawn differently, by the names of `DrawKey`."""
         return self.drawing.find_differences(found.drawing)
 
     def is_complete(self, found: Found) -> bool:
@@ -85,26 +70,17 @@ def make_wanted(
     recipe: Recipe, n_samples: int, tolerance: float | None, model: LoadedModel | None
 ) -> Wanted:
     """Put in what the model recommends, if it is loaded."""
-    asked = Drawing(
-        sampler=recipe.sampler,
-        n_steps=recipe.n_steps,
-        seed=recipe.seed,
-        eta=0.0 if recipe.sampler == "ddim" else None,
-    )
     if model is None:
-        return Wanted(n_samples, tolerance, asked)
-    card = model.card
-    sampler = recipe.sampler or card.recommended_sampler
-    drawing = replace(
-        asked,
-        model_sha256=model.sha256,
-        sampler=sampler,
-        n_steps=recipe.n_steps or card.recommended_steps,
-        eta=0.0 if sampler == "ddim" else None,
-        mirror=card.mirror_members,
-        vary_contrast=card.vary_contrast,
-    )
-    return Wanted(n_samples, tolerance, drawing)
+        key = DrawKey(
+            sampler=recipe.sampler,
+            n_steps=recipe.n_steps,
+            seed=recipe.seed,
+            eta=0.0 if recipe.sampler == "ddim" else None,
+        )
+        return Wanted(n_samples, tolerance, key)
+    sampler = recipe.sampler or model.card.recommended_sampler
+    params = SegmentParams(sampler=sampler, n_steps=recipe.n_steps, seed=recipe.seed)
+    return Wanted(n_samples, tolerance, find_wanted_key(params, model))
 
 
 def is_to_do(found: Found, wanted: Wanted, may_replace: Found | None = None) -> bool:
@@ -136,7 +112,7 @@ def find_result(folder: Path, name: str) -> Found:
             n_members,
             is_whole,
             is_edited=record.get("edited") is not None,
-            drawing=_read_drawing(run),
+            drawing=_read_key(run),
             stable_within=_read_stability(run, n_members),
             summary=_summarise(record, path.name),
         )
@@ -144,10 +120,10 @@ def find_result(folder: Path, name: str) -> Found:
         return Found()
 
 
-def _read_drawing(run: Mapping[str, Any]) -> Drawing:
+def _read_key(run: Mapping[str, Any]) -> DrawKey:
     if not run:
-        return Drawing()
-    return Drawing(
+        return DrawKey()
+    return DrawKey(
         model_sha256=run["model"]["sha256"],
         sampler=run["sampler"],
         n_steps=run["n_steps"],

@@ -6,7 +6,7 @@ The number of samples alone says nothing: with another model, sampler or seed th
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,17 +20,25 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class DrawKey:
-    """What decides a member beside the images and its number: equal keys draw equal members."""
+    """What decides a member beside the images and its number: equal keys draw equal members.
 
-    model_sha256: str
+    What is not known is None: the model and what its card decides, as long as it is not loaded.
+    """
+
+    model_sha256: str | None = None
     """Of the model's file."""
-    sampler: SamplerName
-    n_steps: int
-    eta: float | None
+    sampler: SamplerName | None = None
+    n_steps: int | None = None
+    eta: float | None = None
     """Of DDIM; None for the other samplers, which have none."""
-    seed: int
-    mirror: bool
-    vary_contrast: bool
+    seed: int | None = None
+    mirror: bool | None = None
+    vary_contrast: bool | None = None
+
+    def find_differences(self, other: DrawKey) -> tuple[str, ...]:
+        """Return the names of what is known of both and not the same."""
+        pairs = {f.name: (getattr(self, f.name), getattr(other, f.name)) for f in fields(self)}
+        return tuple(name for name, (a, b) in pairs.items() if None not in (a, b) and a != b)
 
 
 def find_run_key(run: RunRecord) -> DrawKey:
