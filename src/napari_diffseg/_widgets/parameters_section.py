@@ -268,6 +268,6 @@ def _spin_box(low: int, high: int, value: int) -> QSpinBox:
 
 
 def _make_plain(box: QAbstractSpinBox) -> None:
-    """Take the buttons away, for want of room; keys and wheel still work."""
+    """Take the buttons away, for want of room; keys still work, and the wheel with the focus."""
     box.setButtonSymbols(QAbstractSpinBox.ButtonSymbols.NoButtons)
     box.setProperty("plain", True)
