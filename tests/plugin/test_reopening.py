@@ -207,7 +207,7 @@ def test_a_result_that_is_opened_while_another_case_is_running_can_be_reviewed(
     desk.wait(lambda: np.array_equal(opened.data, mean > np.float32(0.8)))
     slow_motion.go()
     desk.wait_until_ready()
-    assert desk.widget.run.status.full_text().startswith("Done")
+    assert desk.widget.run.status.full_text().startswith("Case_002: Done")
     assert ensemble.isEnabled()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from napari_diffseg._layers import find_layers, get_tag
@@ -20,9 +21,11 @@ class CaseSwitch:
     def __init__(self, viewer: ViewerModel) -> None:
         self._viewer = viewer
         self._hidden: weakref.WeakSet[Layer] = weakref.WeakSet()
+        self._case: Callable[[], Case | None] = lambda: None
 
     def look_at(self, case: Case) -> None:
         """Show what was hidden of this case, and hide what is visible of others."""
+        self._case = weakref.ref(case)
         for layer in find_layers(self._viewer.layers):
             tag = get_tag(layer)
             if tag is None:
@@ -34,3 +37,12 @@ class CaseSwitch:
             elif layer.visible:
                 self._hidden.add(layer)
                 layer.visible = False
+
+    def set_visible(self, layer: Layer, *, is_visible: bool) -> None:
+        """Show or hide a layer; one of a case that is not looked at is shown with its case."""
+        tag, case = get_tag(layer), self._case()
+        if tag is not None and case is not None and tag["source"] is not case:
+            (self._hidden.add if is_visible else self._hidden.discard)(layer)
+            is_visible = False
+        if layer.visible != is_visible:  # even to say the same again would draw it again
+            layer.visible = is_visible

@@ -16,6 +16,7 @@ from napari_diffseg._widgets.case_desk import CaseDesk
 from napari_diffseg._widgets.case_folder import CaseFolder
 from napari_diffseg._widgets.case_list import CaseList
 from napari_diffseg._widgets.case_section import CaseSection
+from napari_diffseg._widgets.case_switch import CaseSwitch
 from napari_diffseg._widgets.engine import Engine, ModelReady, NothingToDo
 from napari_diffseg._widgets.ensemble_section import EnsembleSection
 from napari_diffseg._widgets.export_section import ExportSection
@@ -78,7 +79,8 @@ class DiffsegWidget(QWidget):
         self.run = RunSection()
         self.ensemble = EnsembleSection()
         self.readout = ReadoutSection()
-        self._layers = ResultLayers(napari_viewer, self)
+        switch = CaseSwitch(napari_viewer)
+        self._layers = ResultLayers(napari_viewer, switch, self)
         self.stage = Stage(napari_viewer, self._layers, self)
         self.panels = make_panels(self.stage)
         self.export = ExportSection()
@@ -87,7 +89,7 @@ class DiffsegWidget(QWidget):
         self._apply_settings()
         self._review = Review(self.stage, self.ensemble, self.readout)
         self._exporter = Exporter(self.stage, self.export)
-        self._desk = CaseDesk(napari_viewer, self.cases, self)
+        self._desk = CaseDesk(napari_viewer, self.cases, switch, self)
         self._runner = Runner(engine or Engine(), self)
         self._warm_up = WarmUp(self._runner, self)
         self._folder = CaseFolder(self.case_list, self._desk, self._runner, self._queue_options)
@@ -145,7 +147,7 @@ class DiffsegWidget(QWidget):
         self.parameters.changed.connect(self._show_idle)
         self.run.start_wanted.connect(self._start)
         self.run.cancel_wanted.connect(self._cancel)
-        self._runner.preparing.connect(self.run.status.setText)
+        self._runner.preparing.connect(self._show_preparing)
         self._runner.model_ready.connect(self._show_model)
         self._runner.planned.connect(self._plan)
         self._runner.began.connect(self._begin)
@@ -200,9 +202,12 @@ class DiffsegWidget(QWidget):
             self.parameters.set_geometry(case.geometry)
         run = self._runner.find_run(case)
         is_running = run is not None and self._runner.running_run is run
+        if run is not None:
+            self._layers.follow_overlay(run, self.ensemble.chosen_overlay())
         self._review.show_run(run, is_running=is_running)
         self._show_slice()
         self._show_idle()
+        self._show_counts()
         self._advice.look_at(case)
         self._warm_up.look_at(case, self.model.path)
 
@@ -384,7 +389,15 @@ class DiffsegWidget(QWidget):
         if self._left_s is not None and self.run.state == "running":
             most = "at most " if self._stops_early else ""
             text = f"{self._n_drawn} of {most}{self._n_planned} samples"
-            self.run.status.setText(f"{text} · {most}{format_duration(self._left_s)} left")
+            text = f"{text} · {most}{format_duration(self._left_s)} left"
+            self.run.status.setText(self._name(self._runner.running_case, text))
+
+    def _show_preparing(self, text: str) -> None:
+        self.run.status.setText(self._name(self._runner.running_case, text))
+
+    def _name(self, case: Case | None, text: str) -> str:
+        """Say which case a text is about, unless it is the one that is looked at."""
+        return text if case is None or case is self._desk.current else f"{case.name}: {text}"
 
     def _warn(self, text: str) -> None:
         self.run.message.show_message("warning", text)
@@ -402,25 +415,28 @@ class DiffsegWidget(QWidget):
         self.run.set_progress(float(isinstance(event, Finished)))
         self._show_idle()
         if isinstance(event, Failed):
-            self._fail(event.message)
+            self._fail(self._name(run.case, event.message))
         elif isinstance(event, NothingToDo):
-            self.run.message.show_message("info", self._explain_nothing_to_do(run))
+            text = self._explain_nothing_to_do(run)
+            self.run.message.show_message("info", self._name(run.case, text))
         elif isinstance(event, Cancelled):
-            self.run.status.setText(
+            text = (
                 f"Cancelled. {self._n_drawn} samples were drawn and stay."
                 if self._n_drawn
                 else "Cancelled before the first sample."
             )
+            self.run.status.setText(self._name(run.case, text))
         elif isinstance(event, Finished):
             self._advice.judge_run(run)
             where = describe_slices(sorted(self._drawn_on), run.case.geometry)
             took = format_duration(event.elapsed_s)
             stable = self._describe_stability(run)
-            self.run.status.setText(
+            text = (
                 f"{stable}, {where}, in {took}."
                 if stable
                 else f"Done in {took}: {self._n_drawn} samples, {where}."
             )
+            self.run.status.setText(self._name(run.case, text))
 
     def _describe_stability(self, run: Run) -> str | None:
         """Say with how many samples drawing stopped by itself, if it did."""
