@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     import napari
 
     from napari_diffseg._widgets.engine import RunEvent
+    from napari_diffseg._widgets.message_bar import Kind
     from napari_diffseg.core.brats import Case
     from napari_diffseg.core.progress import Progress
 
@@ -94,7 +94,7 @@ class DiffsegWidget(QWidget):
         self._warm_up = WarmUp(self._runner, self)
         self._folder = CaseFolder(self.case_list, self._desk, self._runner, self._queue_options)
         self._advice = Advice(self.run.message, self)
-        self._reopener = Reopener(napari_viewer, self._runner, self)
+        self._reopener = Reopener(napari_viewer, self._runner, self._layers, self)
         self._lifetime = Lifetime(self)
         self._connect()
         self._follow_viewer()
@@ -158,7 +158,7 @@ class DiffsegWidget(QWidget):
         self._runner.ended.connect(self._end)
         self._exporter.failed.connect(self._fail)
         self._reopener.adopted.connect(self._show_reopened)
-        self._reopener.told.connect(partial(self.run.message.show_message, "info"))
+        self._reopener.opened_without_samples.connect(self._show_maps_only)
         self._warm_up.done.connect(self._show_estimate)
         self._lifetime.ended.connect(self._shut_down)
         self._lifetime.began.connect(self._follow_viewer)
@@ -175,10 +175,7 @@ class DiffsegWidget(QWidget):
         self._viewer.dims.events.point.connect(self._show_slice)
         self._desk.follow_viewer()
         self._reopener.follow_viewer()
-        self._advice.look_at(self._desk.current)
-        self._warm_up.look_at(self._desk.current, self.model.path)
-        self._review.show_run(self._runner.find_run(self._desk.current))
-        self._show_idle()
+        self._change_case(self._desk.current)
 
     def _shut_down(self) -> None:
         """The dock or the window is going: stop what runs, and touch nothing any more."""
@@ -202,6 +199,7 @@ class DiffsegWidget(QWidget):
             self.parameters.set_geometry(case.geometry)
         run = self._runner.find_run(case)
         is_running = run is not None and self._runner.running_run is run
+        view = None if run is None else run.view
         if run is not None:
             self._layers.follow_overlay(run, self.ensemble.chosen_overlay())
         self._review.show_run(run, is_running=is_running)
@@ -209,6 +207,10 @@ class DiffsegWidget(QWidget):
         self._show_idle()
         self._show_counts()
         self._advice.look_at(case)
+        if run is not None and not is_running:
+            if run.view != view:
+                run.render()  # all slices now: they are judged
+            self._advice.judge_run(run)
         self._warm_up.look_at(case, self.model.path)
 
     def _close_case(self, case: Case) -> None:
@@ -220,10 +222,11 @@ class DiffsegWidget(QWidget):
 
     def _show_reopened(self, run: Run) -> None:
         """Show a result from a file as if it had just been drawn."""
+        self.ensemble.show_view(run.view)  # first: who shows a run looks at it as the sliders say
         self._desk.choose(run.case)
-        self.ensemble.show_view(run.view)
         self._layers.show(run, self.ensemble.chosen_overlay(), at_once=True)
-        self._layers.show_legends(at_once=True)
+        self._layers.set_overlay(run, self.ensemble.chosen_overlay())
+        self._layers.show_legends()
         asked = np.flatnonzero(run.asked)
         ends = sorted(run.case.geometry.to_source_slice(int(z)) for z in asked[[0, -1]])
         self.parameters.show_slices(ends[0], ends[1], whole_volume=bool(run.asked.all()))
@@ -231,9 +234,18 @@ class DiffsegWidget(QWidget):
         if self._runner.running_case is not run.case:
             self._review.show_run(run)
             self._review.end()
+            self._advice.judge_run(run)
+        if not run.asked[find_slice(self._viewer.dims, run.case.geometry)]:
+            self.stage.go_to_slice(int(asked[len(asked) // 2]))
         self._show_idle()
         name = "a model" if run.record is None else run.record.model.name
         self.run.status.setText(f"Opened: {run.n_started} samples, drawn by {name}.")
+
+    def _show_maps_only(self, case: Case, kind: Kind, text: str) -> None:
+        """Show a result from a file that has no samples."""
+        self._desk.choose(case)
+        self._layers.show_legends()
+        self.run.message.show_message(kind, text)
 
     def _change_model(self) -> None:
         model = self._runner.find_model(self.model.path)

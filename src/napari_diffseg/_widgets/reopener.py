@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from napari.layers import Layer
     from qtpy.QtWidgets import QWidget
 
+    from napari_diffseg._widgets.message_bar import Kind
+    from napari_diffseg._widgets.result_layers import ResultLayers
     from napari_diffseg._widgets.runner import Runner
     from napari_diffseg.core.reopen import SavedResult
 
@@ -27,11 +29,14 @@ class Reopener(QObject):
     """Looks for layers of saved results, those that are there and those that come."""
 
     adopted = Signal(object)  # Run
-    told = Signal(str)
+    opened_without_samples = Signal(object, str, str)  # Case, kind of message, message
 
-    def __init__(self, viewer: ViewerModel, runner: Runner, parent: QWidget) -> None:
+    def __init__(
+        self, viewer: ViewerModel, runner: Runner, layers: ResultLayers, parent: QWidget
+    ) -> None:
         super().__init__(parent)
         self._viewer = viewer
+        self._layers = layers
         self._runner = runner
 
     def follow_viewer(self) -> None:
@@ -55,14 +60,15 @@ class Reopener(QObject):
         if tag is None or saved is None:
             return
         overlaps = tag.pop("overlaps")
-        if saved.ensemble is None:
-            self.told.emit(MEMBERS_MISSING)
-            return
         of_result = {
             each["role"]: other
             for other in find_layers(self._viewer.layers, case=saved.case)
             if (each := get_tag(other)) and each.get("run") == tag["run"]
         }
+        self._layers.dress(of_result.values())
+        if saved.ensemble is None:
+            self.opened_without_samples.emit(saved.case, *explain_missing_members(saved))
+            return
         run = make_run(saved)
         run.id, run.overlaps = tag["run"], overlaps
         # The layers' own arrays, which from now on the run writes; some may be deleted by now.
@@ -71,6 +77,14 @@ class Reopener(QObject):
                 setattr(run, role, of_result[role].data)
         self._runner.adopt(run)
         self.adopted.emit(run)
+
+
+def explain_missing_members(saved: SavedResult) -> tuple[Kind, str]:
+    """Say what cannot be done with a result without samples, and what it warned of when saved."""
+    verdict = saved.record.verdict
+    if verdict is None or not verdict.is_warning:
+        return "info", MEMBERS_MISSING
+    return "warning", f"{verdict.text} {MEMBERS_MISSING}"
 
 
 def make_run(saved: SavedResult) -> Run:

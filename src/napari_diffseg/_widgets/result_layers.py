@@ -169,6 +169,15 @@ class ResultLayers:
                 draw_outline(layer)
         layers.selection = active
 
+    def dress(self, layers: Iterable[Layer]) -> None:
+        """Let layers of a saved result look like those of a run; legends by `show_legends`."""
+        for layer in layers:
+            role = _role_of(layer)
+            if role == "mask":
+                draw_outline(layer)
+            elif role in ("mean", "variance"):
+                self._without_legend.append(layer)
+
     def show_legends(self, *, at_once: bool = False) -> None:
         """Show the colour bars of the maps that were added since the last time.
 
