@@ -173,6 +173,8 @@ class DiffsegWidget(QWidget):
             return
         self._is_following = True
         self._viewer.dims.events.point.connect(self._show_slice)
+        for event in (self._viewer.dims.events.ndisplay, self._viewer.dims.events.order):
+            event.connect(self._turn)
         self._desk.follow_viewer()
         self._reopener.follow_viewer()
         self._change_case(self._desk.current)
@@ -191,6 +193,8 @@ class DiffsegWidget(QWidget):
         self._desk.leave_viewer()
         self._reopener.leave_viewer()
         self._viewer.dims.events.point.disconnect(self._show_slice)
+        for event in (self._viewer.dims.events.ndisplay, self._viewer.dims.events.order):
+            event.disconnect(self._turn)
 
     # -- cases and choices
 
@@ -268,6 +272,9 @@ class DiffsegWidget(QWidget):
             z = find_slice(self._viewer.dims, case.geometry)
             self.parameters.show_slice(case.geometry.to_source_slice(z))
             self.stage.moved.emit(z)
+
+    def _turn(self, event: object = None) -> None:  # noqa: ARG002 (napari passes it)
+        self.stage.turned.emit()
 
     def _recipe(self) -> Recipe:
         choices = self.parameters.choices()

@@ -16,6 +16,7 @@ from napari_diffseg._layers import (
     get_tag,
     make_drawing_layer,
     make_result_layers,
+    shows_axial_slice,
 )
 from napari_diffseg._widgets.turns import Turns
 
@@ -268,9 +269,8 @@ class ResultLayers:
     def refresh(self, run: Run, z_indices: Iterable[int], *, thumbnails: bool = False) -> None:
         """Draw what has changed on these slices, if it is to be seen."""
         dims = self._viewer.dims
-        shows_a_slice = dims.ndisplay == 2 and dims.displayed == (dims.ndim - 2, dims.ndim - 1)
         if (
-            shows_a_slice
+            shows_axial_slice(dims)
             and not thumbnails
             and find_slice(dims, run.case.geometry) not in set(z_indices)
         ):
