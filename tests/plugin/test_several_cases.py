@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 
-from napari_diffseg._layers import find_layers
+from napari_diffseg._layers import find_layers, find_slice
 from napari_diffseg._widgets import advice
 from napari_diffseg._widgets.members_panel import MembersPanel
 from napari_diffseg._widgets.truth_panel import TruthPanel
 from napari_diffseg.core.brats import Case
 from napari_diffseg.core.verdict import Verdict
+from tests.core.case_files import write_nifti
 from tests.plugin.conftest import Desk, SlowMotion, write_synthetic
 
 
@@ -104,3 +107,35 @@ def test_what_is_unticked_at_another_case_is_not_shown_again(
     for box in boxes:
         box.setChecked(True)
     assert roles <= visible_roles(desk, case)
+
+
+def test_a_case_that_lies_elsewhere_is_brought_into_view(
+    desk: Desk, case_folder: Path, other_folder: Path
+) -> None:
+    for path in other_folder.iterdir():
+        image = nib.load(path)
+        affine = image.affine.copy()
+        affine[:3, 3] += (15, 30, 100)
+        write_nifti(path, np.asarray(image.dataobj), affine)
+    first = desk.open(case_folder)
+    desk.viewer.open(other_folder, plugin="napari-diffseg")
+    second = desk.widget._desk.current
+    assert second is not first
+    for case in (second, first):
+        choose(desk, case)
+        low = np.array(case.geometry.translate_mm)
+        middle = low + (np.array(case.geometry.shape) - 1) / 2
+        assert abs(desk.viewer.dims.point[0] - middle[0]) <= 0.5
+        np.testing.assert_allclose(desk.viewer.scene.camera.center[1:], middle[1:], atol=1)
+
+
+def test_slice_and_camera_stay_where_cases_lie_over_each_other(
+    desk: Desk, case_folder: Path, other_folder: Path
+) -> None:
+    case = desk.open(case_folder)
+    desk.go_to(case, 0)
+    camera = desk.viewer.scene.camera
+    camera.center, camera.zoom = (0.0, -100.0, -80.0), 9.0
+    desk.viewer.open(other_folder, plugin="napari-diffseg")
+    assert find_slice(desk.viewer.dims, case.geometry) == 0
+    assert (tuple(camera.center), camera.zoom) == ((0.0, -100.0, -80.0), 9.0)
