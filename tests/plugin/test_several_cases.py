@@ -16,7 +16,7 @@ from napari_diffseg._widgets.truth_panel import TruthPanel
 from napari_diffseg.core.brats import Case
 from napari_diffseg.core.verdict import Verdict
 from tests.core.case_files import write_nifti
-from tests.plugin.conftest import Desk, SlowMotion, write_synthetic
+from tests.plugin.conftest import TUMOUR_Z, Desk, SlowMotion, write_synthetic
 
 
 @pytest.fixture
@@ -139,3 +139,20 @@ def test_slice_and_camera_stay_where_cases_lie_over_each_other(
     desk.viewer.open(other_folder, plugin="napari-diffseg")
     assert find_slice(desk.viewer.dims, case.geometry) == 0
     assert (tuple(camera.center), camera.zoom) == ((0.0, -100.0, -80.0), 9.0)
+
+
+def test_chosen_slices_stay_when_another_case_is_looked_at(
+    desk: Desk, case_folder: Path, other_folder: Path
+) -> None:
+    case = desk.open(case_folder)
+    parameters = desk.widget.parameters
+    assert (parameters.first.value(), parameters.last.value()) == (0, 11)
+    parameters.slice_range.click()
+    parameters.first.setValue(4)
+    parameters.last.setValue(6)
+    desk.open(other_folder)
+    choose(desk, case)
+    assert (parameters.first.value(), parameters.last.value()) == (4, 6)
+    desk.segment()
+    sampled = np.flatnonzero(desk.widget.stage.run.is_sampled)
+    assert sampled.tolist() == [TUMOUR_Z - 1, TUMOUR_Z, TUMOUR_Z + 1]
