@@ -322,6 +322,11 @@ def find_slice(dims: Dims, geometry: Geometry) -> int:
     return int(np.clip(round(float(position)), 0, geometry.shape[0] - 1))
 
 
+def shows_axial_slice(dims: Dims) -> bool:
+    """Tell whether the viewer shows one axial slice, rather than all in 3-D or from the side."""
+    return dims.ndisplay == 2 and dims.displayed == (dims.ndim - 2, dims.ndim - 1)
+
+
 def slice_position_mm(geometry: Geometry, z: int) -> float:
     """Return the world coordinate of a canonical slice."""
     return geometry.translate_mm[0] + z * geometry.spacing_mm[0]

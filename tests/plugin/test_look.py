@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from qtpy.QtCore import Qt
+from qtpy.QtCore import QPoint, QPointF, Qt
+from qtpy.QtGui import QWheelEvent
 from qtpy.QtTest import QTest
 from qtpy.QtWidgets import (
     QAbstractButton,
@@ -99,3 +100,60 @@ def test_tab_visits_every_control_from_top_to_bottom(
         if column.isAncestorOf(control)
     ]
     assert middles == sorted(middles)
+
+
+def turn_wheel_over(control: QWidget) -> None:
+    """Turn the mouse's wheel one notch down with the pointer over a control.
+
+    Who ignores it passes it to the parent, as Qt does with the events of a real mouse only.
+    """
+    widget: QWidget | None = control
+    while widget is not None:
+        event = QWheelEvent(
+            QPointF(widget.rect().center()),
+            QPointF(widget.mapToGlobal(widget.rect().center())),
+            QPoint(),
+            QPoint(0, -120),
+            Qt.MouseButton.NoButton,
+            Qt.KeyboardModifier.NoModifier,
+            Qt.ScrollPhase.NoScrollPhase,
+            False,
+        )
+        if QApplication.sendEvent(widget, event) and event.isAccepted():
+            return
+        widget = widget.parentWidget()
+
+
+def test_scrolling_the_dock_changes_nothing_but_what_has_the_focus(
+    make_desk: Callable[..., Desk], case_folder: Path
+) -> None:
+    desk = make_desk(show=True)
+    desk.viewer.window.resize(1000, 500)
+    desk.open(case_folder)
+    desk.segment()
+    dock = desk.widget
+    dock.window().activateWindow()
+    dock.run.button.setFocus()
+    desk.wait(dock.run.button.hasFocus)
+    bar = dock.findChild(QScrollArea).verticalScrollBar()
+    desk.wait(lambda: bar.maximum() > 0)
+    controls = (
+        (dock.ensemble.threshold, dock.ensemble.threshold.value),
+        (dock.ensemble.members, dock.ensemble.members.value),
+        (dock.ensemble.consensus, dock.ensemble.consensus.currentIndex),
+        (dock.parameters.seed, dock.parameters.seed.value),
+        (dock.parameters.n_steps, dock.parameters.n_steps.value),
+    )
+    for control, value in controls:
+        before, position = value(), bar.value()
+        turn_wheel_over(control)
+        assert value() == before, control.accessibleName()
+        assert bar.value() > position, "the dock scrolls"
+        assert not control.hasFocus()
+        bar.setValue(position)
+    seed = dock.parameters.seed
+    seed.setValue(5)
+    seed.setFocus()
+    desk.wait(seed.hasFocus)
+    turn_wheel_over(seed)
+    assert seed.value() == 4

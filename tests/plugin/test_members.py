@@ -204,6 +204,26 @@ def test_agreement_is_drawn_on_the_slice_on_screen(sampled: Desk) -> None:
     assert sampled.roles.count("agreement") == 1
 
 
+def test_agreement_is_drawn_on_all_slices_when_they_are_seen_from_the_side(sampled: Desk) -> None:
+    find_panel(sampled).agreement.setChecked(True)
+    samples = sampled.layer("samples").data >= 128
+
+    def expect(k: int) -> np.ndarray:
+        return np.stack([draw_agreement(samples[:k, z]) for z in range(samples.shape[1])])
+
+    layer = sampled.layer("agreement")
+    assert not np.array_equal(layer.data, expect(5))
+    sampled.viewer.dims.order = (0, 2, 1, 3)  # coronal
+    sampled.wait(lambda: np.array_equal(layer.data, expect(5)))
+    sampled.widget.ensemble.members.setValue(2)
+    sampled.wait(lambda: np.array_equal(layer.data, expect(2)))
+    sampled.viewer.dims.order = (0, 1, 2, 3)
+    sampled.widget.ensemble.members.setValue(4)
+    assert not np.array_equal(layer.data, expect(4))
+    sampled.viewer.dims.ndisplay = 3
+    sampled.wait(lambda: np.array_equal(layer.data, expect(4)))
+
+
 def test_agreement_that_the_user_hides_or_deletes_does_not_come_back_by_itself(
     sampled: Desk,
 ) -> None:

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from napari.utils.notifications import notification_manager
 
-from napari_diffseg._layers import find_layers
-from napari_diffseg._widgets import DiffsegWidget, case_desk, exporter
+from napari_diffseg._layers import find_layers, find_slice
+from napari_diffseg._widgets import DiffsegWidget, advice, case_desk, exporter
 from napari_diffseg._widgets.engine import Engine
 from napari_diffseg.core import consensus
 from napari_diffseg.core.describe import describe_result
@@ -22,6 +22,7 @@ from napari_diffseg.core.export import save_result
 from napari_diffseg.core.params import SegmentParams
 from napari_diffseg.core.reopen import load_result
 from napari_diffseg.core.segment import segment
+from napari_diffseg.core.verdict import Verdict
 from tests.plugin.conftest import TUMOUR_Z, Desk, SlowMotion, load_tiny, write_synthetic
 
 
@@ -166,6 +167,67 @@ def test_every_case_keeps_its_own_threshold(
     desk.open(write_synthetic(tmp_path, "Case_003", seed=3))
     desk.segment()  # a new one is looked at as the user has chosen last
     assert desk.widget.ensemble.view().threshold == 0.6
+
+
+def test_a_reopened_result_looks_like_one_that_was_drawn(
+    make_desk: Callable[..., Desk], saved: Path
+) -> None:
+    desk = make_desk()
+    overlay = desk.widget.ensemble.overlay
+    overlay.setCurrentIndex(overlay.findData("variance"))
+    reopen(desk, saved)
+    assert (desk.layer("mask").contour, desk.layer("mask").opacity) == (1, 1.0)
+    assert desk.layer("variance").visible
+    assert not desk.layer("mean").visible
+    for role in ("mean", "variance"):
+        desk.wait(lambda role=role: desk.layer(role).colorbar.visible)
+
+
+def test_a_reopened_result_that_is_unsure_says_so(
+    make_desk: Callable[..., Desk], saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verdict = Verdict("Do not rely on this volume.", is_warning=True)
+    monkeypatch.setattr(advice, "judge", lambda *_, **__: verdict)
+    desk = make_desk()
+    message = desk.widget.run.message
+    message.show_message("error", "Something else went wrong.")
+    reopen(desk, saved)
+    desk.wait(lambda: message.text().endswith(verdict.text))
+    assert (message.kind, message.text()) == (
+        "error",
+        f"Something else went wrong. {verdict.text}",
+    )
+    desk.open(write_synthetic(saved.parent, "Case_002", seed=2))
+    assert message.text() == "Something else went wrong."
+
+
+def test_without_samples_the_warning_of_the_record_is_shown(
+    make_desk: Callable[..., Desk], saved: Path
+) -> None:
+    (saved.parent / "Case_001_samples.nii.gz").unlink()
+    values = json.loads(saved.read_text(encoding="utf-8"))
+    values["verdict"] = {"text": "Do not rely on this volume.", "is_warning": True}
+    saved.write_text(json.dumps(values), encoding="utf-8")
+    desk = make_desk()
+    reopen(desk, saved)
+    message = desk.widget.run.message
+    assert message.kind == "warning"
+    assert message.text().startswith("Do not rely on this volume. The samples of this result")
+
+
+def test_a_result_of_a_case_that_is_open_but_not_current_keeps_its_own_threshold_and_slice(
+    make_desk: Callable[..., Desk], saved: Path, case_folder: Path, tmp_path: Path
+) -> None:
+    desk = make_desk()
+    case = desk.open(case_folder)
+    desk.open(write_synthetic(tmp_path, "Case_002", seed=2))
+    desk.go_to(case, 2)
+    reopen(desk, saved)
+    assert desk.widget._desk.current is case
+    assert desk.widget.ensemble.view().threshold == 0.4
+    assert desk.widget.stage.run.view.threshold == 0.4
+    assert desk.widget.parameters.this_slice.isChecked()
+    assert find_slice(desk.viewer.dims, case.geometry) == TUMOUR_Z
 
 
 def test_what_was_painted_is_back_and_is_saved_again(
@@ -314,7 +376,7 @@ def test_a_result_that_is_opened_while_another_case_is_running_can_be_reviewed(
     desk.wait(lambda: np.array_equal(opened.data, mean > np.float32(0.8)))
     slow_motion.go()
     desk.wait_until_ready()
-    assert desk.widget.run.status.full_text().startswith("Done")
+    assert desk.widget.run.status.full_text().startswith("Case_002: Done")
     assert ensemble.isEnabled()
 
 
@@ -344,6 +406,8 @@ def test_without_samples_the_maps_are_shown_and_it_is_said(
     assert desk.layer("mask").data.any()
     assert desk.layer("disagreement").data.any()
     assert "were not saved" in desk.widget.run.message.text()
+    assert desk.layer("mask").contour == 1
+    desk.wait(lambda: desk.layer("mean").colorbar.visible)
     assert desk.widget.run.button.text() == "Segment"
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import QObject
 
 from napari_diffseg._widgets.agreement import compute_confidence
+from napari_diffseg._widgets.newest import Newest
 from napari_diffseg._worker import Task
 from napari_diffseg.core.scan_notes import find_scan_notes
 from napari_diffseg.core.verdict import Verdict, judge
@@ -18,14 +19,14 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from napari_diffseg._widgets.message_bar import MessageBar
+    from napari_diffseg._widgets.message_bar import Kind, MessageBar
     from napari_diffseg._widgets.run import Run
     from napari_diffseg.core.brats import Case
     from napari_diffseg.core.geometry import Geometry
 
 
 class Advice(QObject):
-    """Shows one banner for each case, once, and a warning after a run whose samples disagree."""
+    """Shows one banner for each case, once, and a warning with a run whose samples disagree."""
 
     def __init__(self, message: MessageBar, parent: QObject) -> None:
         super().__init__(parent)
@@ -33,10 +34,16 @@ class Advice(QObject):
         self._seen: weakref.WeakSet[Case] = weakref.WeakSet()
         self._case: Case | None = None
         self._shown = ""
+        self._before: tuple[Kind, str] | None = None
         self._tasks: list[Task] = []
+        self._verdicts = Newest(self)
+        self._verdicts.done.connect(self._show_verdict)
 
     def look_at(self, case: Case | None) -> None:
         """Tell what is odd about a case that is looked at for the first time."""
+        if case is self._case:
+            return
+        self._verdicts.release()
         self._forget_banner()
         self._case = case
         if case is None or case in self._seen:
@@ -47,22 +54,26 @@ class Advice(QObject):
         self._start(task)
 
     def judge_run(self, run: Run) -> None:
-        """Warn if the samples of a run that has ended disagree."""
+        """Warn if the samples of a run that has ended disagree; it is of the case looked at.
+
+        Others are judged when their case is looked at again.
+        """
+        if run.case is not self._case:
+            return
         k = min(run.view.k, run.n_started)
         sampled = run.ensemble.sampled[:k].copy()
         members = run.ensemble.members_uint8(k)  # no copy: nothing is written there any more
-        case = run.case
+        geometry, volume_ml = run.case.geometry, run.volume_ml()
         voxels = run.ensemble.mask_voxels(k).copy()
         confidence = compute_confidence(run)
-        task = Task(_judge, confidence, members, sampled, case.geometry, run.volume_ml(), voxels)
-        task.done.connect(partial(self._show_verdict, case))
-        self._start(task)
+        self._verdicts.ask(_judge, confidence, members, sampled, geometry, volume_ml, voxels)
 
     def release(self) -> None:
         """Hear nothing any more of what is being looked at."""
         for task in self._tasks:
             task.release()
         self._tasks.clear()
+        self._verdicts.release()
         self._case = None
 
     def _start(self, task: Task) -> None:
@@ -76,21 +87,30 @@ class Advice(QObject):
             self._tasks.remove(task)
 
     def _show_notes(self, case: Case, notes: tuple[str, ...]) -> None:
-        if notes and case is self._case and not self._message.text():
-            self._show(f"{case.name}: {' '.join(notes)}")
+        if notes and case is self._case and self._message.text() in ("", self._shown):
+            self._add(f"{case.name}: {' '.join(notes)}")
 
-    def _show_verdict(self, case: Case, verdict: Verdict) -> None:
-        if verdict.is_warning and case is self._case and not self._message.text():
-            self._show(verdict.text)
+    def _show_verdict(self, verdict: object) -> None:
+        if isinstance(verdict, Verdict) and verdict.is_warning:
+            self._add(verdict.text)
 
-    def _show(self, text: str) -> None:
-        self._shown = text
-        self._message.show_message("warning", text)
+    def _add(self, text: str) -> None:
+        """Show a warning after what is said already: no older message may keep it away."""
+        said, kind = self._message.text(), self._message.kind
+        if text in said:
+            return
+        if said != self._shown or not said:
+            self._before = (kind, said) if said else None
+        self._shown = f"{said} {text}".strip()
+        self._message.show_message("error" if said and kind == "error" else "warning", self._shown)
 
     def _forget_banner(self) -> None:
         if self._shown and self._message.text() == self._shown:
-            self._message.clear()
-        self._shown = ""
+            if self._before is None:
+                self._message.clear()
+            else:
+                self._message.show_message(*self._before)
+        self._shown, self._before = "", None
 
 
 def _judge(

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, cast
 from qtpy.QtCore import QObject, Signal
 
 from napari_diffseg._layers import claim, draw_outline, find_cases, find_layers, get_tag, lock
-from napari_diffseg._widgets.case_switch import CaseSwitch
 from napari_diffseg._widgets.open_case import ask_files, ask_folder, ask_result
 from napari_diffseg._widgets.opener import Opener
 
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from qtpy.QtWidgets import QWidget
 
     from napari_diffseg._widgets.case_section import CaseSection
+    from napari_diffseg._widgets.case_switch import CaseSwitch
     from napari_diffseg.core.brats import Case, CaseFiles
 
 
@@ -30,11 +30,13 @@ class CaseDesk(QObject):
     listed = Signal(object)  # SeveralCases
     failed = Signal(str)
 
-    def __init__(self, viewer: ViewerModel, section: CaseSection, parent: QWidget) -> None:
+    def __init__(
+        self, viewer: ViewerModel, section: CaseSection, switch: CaseSwitch, parent: QWidget
+    ) -> None:
         super().__init__(parent)
         self._viewer = viewer
         self._section = section
-        self._switch = CaseSwitch(viewer)
+        self._switch = switch
         self._opener = Opener(viewer, self)
         self._cases: list[Case] = []
         self._current: Case | None = None

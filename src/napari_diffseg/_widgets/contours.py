@@ -1,26 +1,32 @@
-"""Where members agree: outlines of what one, half and all of them say, on the visible slice."""
+"""Where members agree: outlines of what one, half and all of them say, where it is to be seen."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import numpy as np
-from qtpy.QtCore import QObject
+from qtpy.QtCore import QObject, QTimer
 
-from napari_diffseg._layers import AGREEMENT_COLOURS, RESULT_NAMES
+from napari_diffseg._layers import AGREEMENT_COLOURS, RESULT_NAMES, shows_axial_slice
 from napari_diffseg.core.levels import MASK_LEVEL
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
     from napari_diffseg._widgets.run import Run
     from napari_diffseg._widgets.stage import Stage
 
 AT_LEAST_ONE, HALF, ALL = 1, 2, 3
+SLICES_AT_ONCE = 8  # about 10 ms at 240x240
 
 
 class AgreementContours(QObject):
-    """Draws a slice when it is looked at, and again when it has changed: it takes 1 ms or two."""
+    """Draws a slice when it is looked at, and again when it has changed: it takes 1 ms or two.
+
+    In 3-D and from the side all slices are to be seen: these are drawn in small portions.
+    """
 
     def __init__(self, stage: Stage, parent: QObject) -> None:
         super().__init__(parent)
@@ -29,51 +35,110 @@ class AgreementContours(QObject):
         self._is_to_show = False  # later the user may hide or delete the layer
         self._run: Run | None = None
         self._labels: NDArray[np.uint8] | None = None
-        self._drawn: set[int] = set()
+        self._drawn: dict[int, bytes] = {}  # of which members a slice is drawn
+        self._timer = QTimer(self)
+        self._timer.setInterval(0)
+        self._timer.timeout.connect(self._draw_portion)
         for signal in (stage.shown, stage.viewed, stage.changed, stage.settled):
-            signal.connect(self._start_anew)
+            signal.connect(self._follow)
         stage.moved.connect(self._draw)
+        stage.turned.connect(self._draw_soon)
         stage.released.connect(self._forget)
 
     def set_on(self, is_on: bool) -> None:
         """Show or hide the outlines."""
         self._is_on = is_on
-        run = self._stage.run
         if is_on:
             self._is_to_show = True
-            self._start_anew()
-        elif run is not None:
-            self._stage.layers.hide(run, "agreement")
+            self._follow()
+        elif self._run is not None:
+            self._timer.stop()
+            self._stage.layers.hide(self._run, "agreement")
 
-    def _start_anew(self) -> None:
+    def _follow(self) -> None:
         run = self._stage.run
+        if run is not self._run:
+            self._leave()
         if not self._is_on or run is None or not run.is_sampled.any():
             return
-        if run is not self._run:
+        if self._run is None:
             self._run, self._labels = run, np.zeros(run.mask.shape, np.uint8)
             self._is_to_show = True
-        self._drawn.clear()
         self._draw()
 
     def _draw(self, _: int = 0) -> None:
-        run, z, labels = self._stage.run, self._stage.visible_z, self._labels
-        if not self._is_on or run is not self._run or z is None or labels is None:
+        """Draw what is to be seen and out of date: a slice at once, all of them in portions."""
+        if not self._is_on or self._run is None:
             return
-        if z in self._drawn or run is None:
+        if not shows_axial_slice(self._stage.viewer.dims):
+            self._timer.start()
             return
-        self._drawn.add(z)
-        labels[z] = 0
-        box = run.overlaps.box([z])
-        if box is not None:
-            members = np.flatnonzero(run.ensemble.sampled[: run.view.k, z])
-            levels = run.ensemble.members_uint8()[(members, z, *box)]
-            labels[(z, *box)] = draw_agreement(levels >= MASK_LEVEL)
+        self._timer.stop()
+        visible = self._stage.visible_z
+        old = [] if visible is None else self._find_old([visible])
+        if old or self._is_to_show:
+            self._write(old)
+            self._show()
+
+    def _draw_soon(self) -> None:
+        """Draw in a turn of its own: napari also turns the view while it adds a layer."""
+        if self._is_on and self._run is not None:
+            self._timer.start()
+
+    def _draw_portion(self) -> None:
+        run = self._run
+        if run is None or shows_axial_slice(self._stage.viewer.dims):
+            self._timer.stop()
+            self._draw()
+            return
+        old = self._find_old(range(len(run.mask)))
+        self._write(old[:SLICES_AT_ONCE])
+        if len(old) <= SLICES_AT_ONCE:
+            self._timer.stop()
+            if old or self._is_to_show:
+                self._show()
+
+    def _find_old(self, z_indices: Iterable[int]) -> list[int]:
+        """Return those of the slices that are not drawn of the members that they have now."""
+        run = self._run
+        if run is None:
+            return []
+        sampled = run.ensemble.sampled[: run.view.k]
+        empty = bytes(len(sampled))
+        now = {z: sampled[:, z].tobytes() for z in z_indices}
+        return [z for z, members in now.items() if self._drawn.get(z, empty) != members]
+
+    def _write(self, z_indices: list[int]) -> None:
+        run, labels = self._run, self._labels
+        if run is None or labels is None:
+            return
+        for z in z_indices:
+            sampled = run.ensemble.sampled[: run.view.k, z]
+            self._drawn[z] = sampled.tobytes()
+            labels[z] = 0
+            box = run.overlaps.box([z])
+            if box is not None:
+                levels = run.ensemble.members_uint8()[(np.flatnonzero(sampled), z, *box)]
+                labels[(z, *box)] = draw_agreement(levels >= MASK_LEVEL)
+
+    def _show(self) -> None:
+        run, labels = self._run, self._labels
+        if run is None or labels is None:
+            return
         name = f"{RESULT_NAMES['agreement']} · {run.case.name}"
         show, self._is_to_show = self._is_to_show, False
         self._stage.layers.draw(run, "agreement", labels, name, AGREEMENT_COLOURS, show=show)
 
+    def _leave(self) -> None:
+        """Hide what is shown of a run that is left, also for when its case is chosen again."""
+        if self._run is not None:
+            self._stage.layers.hide(self._run, "agreement")
+        self._forget()
+
     def _forget(self) -> None:
+        self._timer.stop()
         self._run = self._labels = None
+        self._drawn.clear()
 
 
 def draw_agreement(masks: NDArray[np.bool_]) -> NDArray[np.uint8]:

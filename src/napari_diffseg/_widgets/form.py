@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from qtpy.QtCore import QEvent, QSize, Qt, Signal
 from qtpy.QtWidgets import (
+    QAbstractSlider,
+    QAbstractSpinBox,
     QComboBox,
     QFrame,
     QGridLayout,
     QHBoxLayout,
     QLabel,
     QScrollArea,
+    QScrollBar,
     QSizePolicy,
     QToolButton,
     QVBoxLayout,
@@ -90,7 +93,11 @@ def make_chooser() -> QComboBox:
 
 
 class Column(QScrollArea):
-    """Sections below each other; as wide as they need, scrolling when they are too high."""
+    """Sections below each other; as wide as they need, scrolling when they are too high.
+
+    The wheel scrolls, also over a slider, a number or a chooser: these take it only while they have
+    the focus, which the wheel does not give them.
+    """
 
     def __init__(self, *sections: QWidget) -> None:
         super().__init__()
@@ -105,6 +112,9 @@ class Column(QScrollArea):
         self.setWidgetResizable(True)
         self.setFrameShape(QFrame.Shape.NoFrame)
         self.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
+        for control in filter(_is_turned_by_wheel, content.findChildren(QWidget)):
+            control.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
+            control.installEventFilter(self)
 
     def minimumSizeHint(self) -> QSize:  # noqa: N802 (Qt's name)
         """Return the least width that cuts nothing off."""
@@ -118,10 +128,23 @@ class Column(QScrollArea):
         return QSize(self.minimumSizeHint().width(), self.widget().sizeHint().height())
 
     def eventFilter(self, watched: QObject, event: QEvent) -> bool:  # noqa: N802 (Qt's name)
-        """Pass on that the sections have another size."""
+        """Pass on that the sections have another size, and the wheel over what has no focus."""
         if event.type() == QEvent.Type.LayoutRequest:
             self.updateGeometry()
+        elif (
+            event.type() == QEvent.Type.Wheel
+            and _is_turned_by_wheel(watched)
+            and not cast("QWidget", watched).hasFocus()
+        ):
+            event.ignore()  # so that Qt asks its parents, up to this column
+            return True
         return bool(super().eventFilter(watched, event))
+
+
+def _is_turned_by_wheel(watched: QObject) -> bool:
+    """Tell whether the wheel would change a value: scroll bars, which Qt has watched, it moves."""
+    kinds = (QAbstractSlider, QAbstractSpinBox, QComboBox)
+    return isinstance(watched, kinds) and not isinstance(watched, QScrollBar)
 
 
 class Stack(QWidget):

@@ -19,6 +19,7 @@ from napari_diffseg._widgets.case_desk import CaseDesk
 from napari_diffseg._widgets.case_folder import CaseFolder
 from napari_diffseg._widgets.case_list import CaseList
 from napari_diffseg._widgets.case_section import CaseSection
+from napari_diffseg._widgets.case_switch import CaseSwitch
 from napari_diffseg._widgets.engine import Engine, ModelReady, NothingToDo
 from napari_diffseg._widgets.ensemble_section import EnsembleSection
 from napari_diffseg._widgets.export_section import ExportSection
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     import napari
 
     from napari_diffseg._widgets.engine import RunEvent
+    from napari_diffseg._widgets.message_bar import Kind
     from napari_diffseg.core.brats import Case
     from napari_diffseg.core.progress import Progress
 
@@ -86,7 +88,8 @@ class DiffsegWidget(QWidget):
         self.run = RunSection()
         self.ensemble = EnsembleSection()
         self.readout = ReadoutSection()
-        self._layers = ResultLayers(napari_viewer, self)
+        switch = CaseSwitch(napari_viewer)
+        self._layers = ResultLayers(napari_viewer, switch, self)
         self.stage = Stage(napari_viewer, self._layers, self)
         self.panels = make_panels(self.stage)
         self.export = ExportSection()
@@ -95,13 +98,13 @@ class DiffsegWidget(QWidget):
         self._apply_settings()
         self._review = Review(self.stage, self.ensemble, self.readout)
         self._exporter = Exporter(self.stage, self.export)
-        self._desk = CaseDesk(napari_viewer, self.cases, self)
+        self._desk = CaseDesk(napari_viewer, self.cases, switch, self)
         self._runner = Runner(engine or Engine(), self)
         self._warm_up = WarmUp(self._runner, self)
         self._folder = CaseFolder(self.case_list, self._desk, self._runner, self._queue_options)
         self._closer = CaseCloser(self.cases, self._desk, self._runner)
         self._advice = Advice(self.run.message, self)
-        self._reopener = Reopener(napari_viewer, self._runner, self)
+        self._reopener = Reopener(napari_viewer, self._runner, self._layers, self)
         self._lifetime = Lifetime(self)
         self._connect()
         self._follow_viewer()
@@ -154,7 +157,7 @@ class DiffsegWidget(QWidget):
         self.parameters.changed.connect(self._show_idle)
         self.run.start_wanted.connect(self._start)
         self.run.cancel_wanted.connect(self._cancel)
-        self._runner.preparing.connect(self.run.status.setText)
+        self._runner.preparing.connect(self._show_preparing)
         self._runner.model_ready.connect(self._show_model)
         self._runner.planned.connect(self._plan)
         self._runner.began.connect(self._begin)
@@ -168,6 +171,7 @@ class DiffsegWidget(QWidget):
         self._reopener.adopted.connect(self._show_reopened)
         self._reopener.found.connect(self._show_found)
         self._reopener.told.connect(partial(self.run.message.show_message, "info"))
+        self._reopener.opened_without_samples.connect(self._show_maps_only)
         self._warm_up.done.connect(self._show_estimate)
         self._folder.settled.connect(self._show_idle)
         self._folder.told.connect(partial(self.run.message.show_message, "info"))
@@ -188,12 +192,11 @@ class DiffsegWidget(QWidget):
             return
         self._is_following = True
         self._viewer.dims.events.point.connect(self._show_slice)
+        for event in (self._viewer.dims.events.ndisplay, self._viewer.dims.events.order):
+            event.connect(self._turn)
         self._desk.follow_viewer()
         self._reopener.follow_viewer()
-        self._advice.look_at(self._desk.current)
-        self._warm_up.look_at(self._desk.current, self.model.path)
-        self._review.show_run(self._runner.find_run(self._desk.current))
-        self._show_idle()
+        self._change_case(self._desk.current)
 
     def _shut_down(self) -> None:
         """The dock or the window is going: stop what runs, and touch nothing any more."""
@@ -209,6 +212,8 @@ class DiffsegWidget(QWidget):
         self._desk.leave_viewer()
         self._reopener.leave_viewer()
         self._viewer.dims.events.point.disconnect(self._show_slice)
+        for event in (self._viewer.dims.events.ndisplay, self._viewer.dims.events.order):
+            event.disconnect(self._turn)
 
     # -- cases and choices
 
@@ -217,10 +222,18 @@ class DiffsegWidget(QWidget):
             self.parameters.set_geometry(case.geometry)
         run = self._runner.find_run(case)
         is_running = run is not None and self._runner.running_run is run
+        view = None if run is None else run.view
+        if run is not None:
+            self._layers.follow_overlay(run, self.ensemble.chosen_overlay())
         self._review.show_run(run, is_running=is_running)
         self._show_slice()
         self._show_idle()
+        self._show_counts()
         self._advice.look_at(case)
+        if run is not None and not is_running:
+            if run.view != view:
+                run.render()  # all slices now: they are judged
+            self._advice.judge_run(run)
         self._warm_up.look_at(case, self.model.path)
 
     def _close_case(self, case: Case) -> None:
@@ -232,10 +245,11 @@ class DiffsegWidget(QWidget):
 
     def _show_reopened(self, run: Run) -> None:
         """Show a result from a file as if it had just been drawn."""
+        self.ensemble.show_view(run.view)  # first: who shows a run looks at it as the sliders say
         self._desk.choose(run.case)
-        self.ensemble.show_view(run.view)
         self._layers.show(run, self.ensemble.chosen_overlay(), at_once=True)
-        self._layers.show_legends(at_once=True)
+        self._layers.set_overlay(run, self.ensemble.chosen_overlay())
+        self._layers.show_legends()
         asked = np.flatnonzero(run.asked)
         ends = sorted(run.case.geometry.to_source_slice(int(z)) for z in asked[[0, -1]])
         self.parameters.show_slices(ends[0], ends[1], whole_volume=bool(run.asked.all()))
@@ -246,6 +260,9 @@ class DiffsegWidget(QWidget):
         if self._runner.running_case is not run.case:
             self._review.show_run(run)
             self._review.end()
+            self._advice.judge_run(run)
+        if not run.asked[find_slice(self._viewer.dims, run.case.geometry)]:
+            self.stage.go_to_slice(int(asked[len(asked) // 2]))
         self._show_idle()
         name = "a model" if run.record is None else run.record.model.name
         self.run.status.setText(f"Opened: {run.n_started} samples, drawn by {name}.")
@@ -257,6 +274,12 @@ class DiffsegWidget(QWidget):
         if run.case is self._desk.current:
             self.model.set_path(run.recipe.model_path)
             self._show_reopened(run)
+
+    def _show_maps_only(self, case: Case, kind: Kind, text: str) -> None:
+        """Show a result from a file that has no samples."""
+        self._desk.choose(case)
+        self._layers.show_legends()
+        self.run.message.show_message(kind, text)
 
     def _change_model(self) -> None:
         model = self._runner.find_model(self.model.path)
@@ -280,6 +303,9 @@ class DiffsegWidget(QWidget):
             self.parameters.show_slice(case.geometry.to_source_slice(z))
             self._name_button(case)
             self.stage.moved.emit(z)
+
+    def _turn(self, event: object = None) -> None:  # noqa: ARG002 (napari passes it)
+        self.stage.turned.emit()
 
     def _recipe(self) -> Recipe:
         choices = self.parameters.choices()
@@ -430,7 +456,15 @@ class DiffsegWidget(QWidget):
         if self._left_s is not None and self.run.state == "running":
             most = "at most " if self._stops_early else ""
             text = f"{self._n_drawn} of {most}{self._n_planned} samples"
-            self.run.status.setText(f"{text} · {most}{format_duration(self._left_s)} left")
+            text = f"{text} · {most}{format_duration(self._left_s)} left"
+            self.run.status.setText(self._name(self._runner.running_case, text))
+
+    def _show_preparing(self, text: str) -> None:
+        self.run.status.setText(self._name(self._runner.running_case, text))
+
+    def _name(self, case: Case | None, text: str) -> str:
+        """Say which case a text is about, unless it is the one that is looked at."""
+        return text if case is None or case is self._desk.current else f"{case.name}: {text}"
 
     def _warn(self, text: str) -> None:
         self.run.message.show_message("warning", text)
@@ -448,25 +482,28 @@ class DiffsegWidget(QWidget):
         self.run.set_progress(float(isinstance(event, Finished)))
         self._show_idle()
         if isinstance(event, Failed):
-            self._fail(event.message)
+            self._fail(self._name(run.case, event.message))
         elif isinstance(event, NothingToDo):
-            self.run.message.show_message("info", self._explain_nothing_to_do(run))
+            text = self._explain_nothing_to_do(run)
+            self.run.message.show_message("info", self._name(run.case, text))
         elif isinstance(event, Cancelled):
-            self.run.status.setText(
+            text = (
                 f"Cancelled. {self._n_drawn} samples were drawn and stay."
                 if self._n_drawn
                 else "Cancelled before the first sample."
             )
+            self.run.status.setText(self._name(run.case, text))
         elif isinstance(event, Finished):
             self._advice.judge_run(run)
             where = describe_slices(sorted(self._drawn_on), run.case.geometry)
             took = format_duration(event.elapsed_s)
             stable = self._describe_stability(run)
-            self.run.status.setText(
+            text = (
                 f"{stable}, {where}, in {took}."
                 if stable
                 else f"Done in {took}: {self._n_drawn} samples, {where}."
             )
+            self.run.status.setText(self._name(run.case, text))
 
     def _describe_stability(self, run: Run) -> str | None:
         """Say with how many samples drawing stopped by itself, if it did."""

@@ -40,6 +40,11 @@ class MemberOutline:
         colours = (MEMBER_COLOUR,)
         self._stage.layers.draw(run, "member", self._labels, name, colours, contour=1)
 
+    def leave(self) -> None:
+        """Hide what is shown of a run that is left, also for when its case is chosen again."""
+        if self._run is not None:
+            self._stage.layers.hide(self._run, "member")
+
     def forget(self) -> None:
         """Let go of the run."""
         self._run = self._labels = None

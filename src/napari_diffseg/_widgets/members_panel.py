@@ -109,6 +109,7 @@ class MembersPanel(Panel):
 
     def clear(self) -> None:
         """Show no member."""
+        self._outline.leave()
         self._forget()
         self.list.show_members([], 1.0)
 

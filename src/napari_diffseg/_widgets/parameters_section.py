@@ -117,13 +117,16 @@ class ParametersSection(Form):
             self.last.setValue(last)
 
     def set_geometry(self, geometry: Geometry) -> None:
-        """Offer the slice numbers that a case has."""
+        """Offer the slice numbers that a case has; what was chosen stays, as far as it has it."""
         numbers = [geometry.to_source_slice(z) for z in range(geometry.shape[0])]
         low, high = min(numbers), max(numbers)
-        for box, value in ((self.first, low), (self.last, high)):
+        chosen = {self.first.value(), self.last.value()}
+        is_chosen = chosen != {self.first.minimum(), self.last.maximum()}
+        for box, end in ((self.first, low), (self.last, high)):
             box.blockSignals(True)
-            box.setRange(low, high)
-            box.setValue(value)
+            box.setRange(low, high)  # Qt puts a number that is outside to the nearer end
+            if not is_chosen:
+                box.setValue(end)
             box.blockSignals(False)
 
     def show_slice(self, number: int | None) -> None:
@@ -171,6 +174,7 @@ class ParametersSection(Form):
             _make_plain(box)
             box.valueChanged.connect(self.changed)
             self.slice_range.toggled.connect(box.setEnabled)
+        self.last.setValue(self.last.maximum())  # all of them, until somebody chooses
         self.add_row("Region", Row(self.this_slice, self.whole_volume))
         self.add_row("", Row(self.slice_range, self.first, QLabel("to"), self.last))
 
@@ -287,6 +291,6 @@ def _spin_box(low: int, high: int, value: int) -> QSpinBox:
 
 
 def _make_plain(box: QAbstractSpinBox) -> None:
-    """Take the buttons away, for want of room; keys and wheel still work."""
+    """Take the buttons away, for want of room; keys still work, and the wheel with the focus."""
     box.setButtonSymbols(QAbstractSpinBox.ButtonSymbols.NoButtons)
     box.setProperty("plain", True)

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from napari.layers import Layer
     from qtpy.QtWidgets import QWidget
 
+    from napari_diffseg._widgets.message_bar import Kind
+    from napari_diffseg._widgets.result_layers import ResultLayers
     from napari_diffseg._widgets.runner import Runner
     from napari_diffseg.core.reopen import SavedResult
 
@@ -29,10 +31,14 @@ class Reopener(QObject):
     adopted = Signal(object)  # Run, from a file
     found = Signal(object)  # Run, of a dock that was closed
     told = Signal(str)
+    opened_without_samples = Signal(object, str, str)  # Case, kind of message, message
 
-    def __init__(self, viewer: ViewerModel, runner: Runner, parent: QWidget) -> None:
+    def __init__(
+        self, viewer: ViewerModel, runner: Runner, layers: ResultLayers, parent: QWidget
+    ) -> None:
         super().__init__(parent)
         self._viewer = viewer
+        self._layers = layers
         self._runner = runner
 
     def follow_viewer(self) -> None:
@@ -68,14 +74,15 @@ class Reopener(QObject):
         if tag is None or saved is None:
             return
         overlaps, staple, note = (tag.pop(name) for name in ("overlaps", "staple", "note"))
-        if saved.ensemble is None:
-            self.told.emit(MEMBERS_MISSING)
-            return
         of_result = {
             each["role"]: other
             for other in find_layers(self._viewer.layers, case=saved.case)
             if (each := get_tag(other)) and each.get("run") == tag["run"]
         }
+        self._layers.dress(of_result.values())
+        if saved.ensemble is None:
+            self.opened_without_samples.emit(saved.case, *explain_missing_members(saved))
+            return
         run = make_run(saved)
         run.id, run.overlaps = tag["run"], overlaps
         if staple is not None:
@@ -89,6 +96,14 @@ class Reopener(QObject):
         self.adopted.emit(run)
         if note:
             self.told.emit(note)
+
+
+def explain_missing_members(saved: SavedResult) -> tuple[Kind, str]:
+    """Say what cannot be done with a result without samples, and what it warned of when saved."""
+    verdict = saved.record.verdict
+    if verdict is None or not verdict.is_warning:
+        return "info", MEMBERS_MISSING
+    return "warning", f"{verdict.text} {MEMBERS_MISSING}"
 
 
 def make_run(saved: SavedResult) -> Run:

@@ -20,6 +20,7 @@ from napari_diffseg._layers import (
     lock,
     make_drawing_layer,
     make_result_layers,
+    shows_axial_slice,
 )
 from napari_diffseg._widgets.turns import Turns
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from qtpy.QtWidgets import QWidget
 
+    from napari_diffseg._widgets.case_switch import CaseSwitch
     from napari_diffseg._widgets.ensemble_section import Overlay
     from napari_diffseg._widgets.run import Run
 
@@ -37,11 +39,16 @@ LEGEND_MS = 300
 
 
 class ResultLayers:
-    """Shows the arrays of runs. A layer that the user has deleted is left alone."""
+    """Shows the arrays of runs. A layer that the user has deleted is left alone.
 
-    def __init__(self, viewer: ViewerModel, parent: QWidget) -> None:
+    What belongs to a case that is not looked at stays hidden until it is.
+    """
+
+    def __init__(self, viewer: ViewerModel, switch: CaseSwitch, parent: QWidget) -> None:
         self._viewer = viewer
+        self._switch = switch
         self._overlay: Overlay = "mean"
+        self._overlays: dict[str, Overlay] = {}
         self._turns = Turns(parent)
         self._without_legend: list[Layer] = []
 
@@ -78,7 +85,7 @@ class ResultLayers:
         with _steady_view(self._viewer):
             if keep_others:
                 for layer in others:
-                    _put_aside(layer)
+                    self._put_aside(layer)
                 others = []
             missing = self._take_over(run, others)
         if missing:
@@ -147,7 +154,16 @@ class ResultLayers:
         if role in MAP_ROLES:
             layer.visible = role == self._overlay
             self._without_legend.append(layer)
+        self._switch.set_visible(layer, is_visible=layer.visible)
         self._insert(run, layer, on_top=role == "mask", outline=data[2] == "labels")
+
+    def _put_aside(self, layer: Layer) -> None:
+        tag = get_tag(layer)
+        if tag is not None:
+            tag["is_kept"] = True
+            tag.pop("live", None)  # it would keep the samples in memory when their layer is deleted
+            self._switch.set_visible(layer, is_visible=False)
+            layer.name = f"{layer.name} (seed {tag['seed']}, {tag['run'][:4]})"
 
     def _insert(self, run: Run, layer: Layer, *, on_top: bool, outline: bool) -> None:
         """Put a layer on top, or below the outlines of truth and mask."""
@@ -163,6 +179,15 @@ class ResultLayers:
             if outline:
                 draw_outline(layer)
         layers.selection = active
+
+    def dress(self, layers: Iterable[Layer]) -> None:
+        """Let layers of a saved result look like those of a run; legends by `show_legends`."""
+        for layer in layers:
+            role = _role_of(layer)
+            if role == "mask":
+                draw_outline(layer)
+            elif role in ("mean", "variance"):
+                self._without_legend.append(layer)
 
     def show_legends(self, *, at_once: bool = False) -> None:
         """Show the colour bars of the maps that were added since the last time.
@@ -182,11 +207,19 @@ class ResultLayers:
 
     def set_overlay(self, run: Run, overlay: Overlay) -> None:
         """Show one of the maps."""
-        self._overlay = overlay
+        self._overlay = self._overlays[run.id] = overlay
         there = self.of_run(run)
         for role in MAP_ROLES:
             if role in there:
-                there[role].visible = role == overlay
+                self._switch.set_visible(there[role], is_visible=role == overlay)
+
+    def follow_overlay(self, run: Run, overlay: Overlay) -> None:
+        """Show one of the maps, unless it is what was chosen last for this run.
+
+        A map that the user has hidden meanwhile then stays hidden.
+        """
+        if self._overlays.get(run.id) != overlay:
+            self.set_overlay(run, overlay)
 
     def draw(
         self,
@@ -218,8 +251,8 @@ class ResultLayers:
         if layer is not None:
             if layer.name != name:
                 layer.name = name
-            if show and not layer.visible:  # even to say the same again would draw it again
-                layer.visible = True
+            if show:
+                self._switch.set_visible(layer, is_visible=True)
             if layer.data is data:
                 layer.refresh(extent=False, thumbnail=False)
             else:
@@ -235,8 +268,8 @@ class ResultLayers:
     def hide(self, run: Run, role: Role) -> None:
         """Hide a layer of a run, if it is there."""
         layer = self.of_run(run).get(role)
-        if layer is not None and layer.visible:
-            layer.visible = False
+        if layer is not None:
+            self._switch.set_visible(layer, is_visible=False)
 
     def toggle(self, run: Run, role: Role) -> None:
         """Show or hide one layer of a run."""
@@ -247,9 +280,8 @@ class ResultLayers:
     def refresh(self, run: Run, z_indices: Iterable[int], *, thumbnails: bool = False) -> None:
         """Draw what has changed on these slices, if it is to be seen."""
         dims = self._viewer.dims
-        shows_a_slice = dims.ndisplay == 2 and dims.displayed == (dims.ndim - 2, dims.ndim - 1)
         if (
-            shows_a_slice
+            shows_axial_slice(dims)
             and not thumbnails
             and find_slice(dims, run.case.geometry) not in set(z_indices)
         ):
@@ -269,15 +301,6 @@ def _set_array(layer: Layer, array: NDArray[Any]) -> None:
     lock(layer)
     if not layer.visible:  # napari does not look at the new size of a hidden layer by itself
         layer.scale = layer.scale
-
-
-def _put_aside(layer: Layer) -> None:
-    tag = get_tag(layer)
-    if tag is not None:
-        tag["is_kept"] = True
-        tag.pop("live", None)  # it would keep the samples in memory when their layer is deleted
-        layer.visible = False
-        layer.name = f"{layer.name} (seed {tag['seed']}, {tag['run'][:4]})"
 
 
 @contextmanager

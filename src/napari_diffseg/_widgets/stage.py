@@ -40,6 +40,8 @@ class Stage(QObject):
     """The sliders rest, or sampling has ended: all maps are up to date. For what takes longer."""
     moved = Signal(int)
     """The viewer shows another canonical slice."""
+    turned = Signal()
+    """The viewer shows other axes, or 3-D."""
     released = Signal()
     """The widget is going: stop timers and tasks, and touch nothing any more."""
 
