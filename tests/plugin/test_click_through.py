@@ -134,7 +134,7 @@ def test_click_through(
     qtbot.mouseClick(widget.run.button, left)
     qtbot.waitUntil(lambda: widget.run.state == "ready", timeout=RUN_MS)
     assert widget.run.status.full_text().startswith("Cancelled.")
-    assert widget.run.button.text() == "Add 5 samples"  # of the slices that have none yet
+    assert widget.run.button.text().startswith("Add ")  # what is missing
     pictures.append(take_picture())
 
     if path := os.environ.get("DIFFSEG_SCREENSHOT"):

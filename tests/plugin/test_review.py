@@ -132,6 +132,12 @@ def paint(desk: Desk, layer: Labels, *, value: int = 1) -> None:
 
 def test_mask_and_truth_cannot_be_painted_on(reviewed: Desk) -> None:
     case, before = reviewed.layer("mask").metadata["diffseg"]["source"], {}
+    status = reviewed.widget.export.status
+    assert not status.full_text()
+    reviewed.viewer.layers.selection.active = reviewed.layer("mask")
+    assert "Make editable" in status.full_text()
+    reviewed.viewer.layers.selection.active = find_layers(reviewed.viewer.layers, role="image")[-1]
+    assert not status.full_text()
     panel = next(p for p in reviewed.widget.panels if isinstance(p, MembersPanel))
     reviewed.click(panel.button)
     panel.agreement.click()

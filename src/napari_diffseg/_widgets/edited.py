@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from qtpy.QtCore import QObject, QTimer, Signal
 
-from napari_diffseg._layers import TAG, claim, find_layers, make_edited_layer
+from napari_diffseg._layers import TAG, claim, find_layers, get_tag, make_edited_layer
 from napari_diffseg._widgets.snapshot import Edit
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ class EditedMask(QObject):
 
     measured = Signal(object)
     """Its volume in mL; None: there is no such layer."""
+
+    looked_at = Signal(bool)
+    """Another layer of napari's list was chosen: whether it is the model's mask."""
 
     def __init__(self, stage: Stage, parent: QObject) -> None:
         super().__init__(parent)
@@ -77,12 +80,14 @@ class EditedMask(QObject):
         events = self._stage.viewer.layers.events
         for event in (events.inserted, events.removed):
             event.connect(self._follow)  # napari ignores it the second time
+        self._stage.viewer.layers.selection.events.active.connect(self._look_at)
         self._follow()
 
     def _release(self) -> None:
         events = self._stage.viewer.layers.events
         for event in (events.inserted, events.removed):
             event.disconnect(self._follow)
+        self._stage.viewer.layers.selection.events.active.disconnect(self._look_at)
         self._timer.stop()
         self._follow()
 
@@ -96,6 +101,10 @@ class EditedMask(QObject):
             for new in () if layer is None else _painting(layer):
                 new.connect(self._measure_soon)
         self._measure()
+
+    def _look_at(self, event: Any) -> None:
+        tag = None if event.value is None else get_tag(event.value)
+        self.looked_at.emit(tag is not None and tag["role"] == "mask")
 
     def _measure_soon(self, event: object = None) -> None:  # noqa: ARG002 (napari passes it)
         if not self._timer.isActive():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from qtpy.QtCore import QObject, Signal
 
+from napari_diffseg._layers import LOCKED_HELP
 from napari_diffseg._widgets.edited import EditedMask
 from napari_diffseg._widgets.export_section import ask_folder, ask_report, ask_to_replace
 from napari_diffseg._widgets.saved_files import SavedFiles
@@ -34,6 +35,7 @@ class Exporter(QObject):
         self._stage = stage
         self._section = section
         self.edited = EditedMask(stage, self)
+        self.edited.looked_at.connect(self._note_locked)
         self._task: Task | None = None
         self._folder = ""  # the last one that was chosen
         self._files = SavedFiles()
@@ -89,6 +91,14 @@ class Exporter(QObject):
 
     def _edit(self) -> None:
         self._section.set_note(self.edited.make())
+
+    def _note_locked(self, is_mask: bool) -> None:
+        """Say beside “Make editable” what it is for, while the mask is chosen."""
+        said = self._section.status.full_text()
+        if is_mask and not said:
+            self._section.set_note(LOCKED_HELP)
+        elif not is_mask and said == LOCKED_HELP:
+            self._section.set_note("")
 
     def _take_snapshot(self) -> Snapshot | None:
         run = self._stage.run
