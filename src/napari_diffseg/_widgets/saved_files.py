@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from napari_diffseg._widgets.queue_run import find_result
+from napari_diffseg._widgets.found import find_result
 from napari_diffseg.core.export import EDITED, find_earlier, output_paths
 
 if TYPE_CHECKING:
