@@ -190,11 +190,11 @@ def test_nothing_better_is_replaced_unasked(
     asked: list[str] = []
     answers: list[bool] = []
 
-    def ask(_: object, question: str) -> bool:
+    def ask(_: object, question: str, choice: str) -> str:
         asked.append(question)
-        return answers.pop()
+        return choice if answers.pop() else ""
 
-    monkeypatch.setattr(exporter, "ask_to_replace", ask)
+    monkeypatch.setattr(exporter, "ask", ask)
     record = folder / "Case_001_diffseg.json"
     status = desk.widget.export.status
     desk.open(case_folder)

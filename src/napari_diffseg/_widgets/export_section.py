@@ -6,7 +6,6 @@ from qtpy.QtCore import Signal
 from qtpy.QtWidgets import (
     QFileDialog,
     QMenu,
-    QMessageBox,
     QPushButton,
     QSizePolicy,
     QToolButton,
@@ -111,15 +110,6 @@ class ExportSection(QWidget):
 def ask_folder(parent: QWidget, start: str) -> str:
     """Ask where results go; an empty text when the user thinks better of it."""
     return str(QFileDialog.getExistingDirectory(parent, "Save the result: choose a folder", start))
-
-
-def ask_to_replace(parent: QWidget, question: str) -> bool:
-    """Ask whether a saved result may be replaced."""
-    buttons = QMessageBox.StandardButton
-    answer = QMessageBox.question(
-        parent, "Save the result", question, buttons.Yes | buttons.Cancel, buttons.Cancel
-    )
-    return bool(answer == buttons.Yes)
 
 
 def ask_report(parent: QWidget, start: str) -> str:

@@ -10,7 +10,8 @@ from qtpy.QtCore import QObject, Signal
 
 from napari_diffseg._layers import LOCKED_HELP
 from napari_diffseg._widgets.edited import EditedMask
-from napari_diffseg._widgets.export_section import ask_folder, ask_report, ask_to_replace
+from napari_diffseg._widgets.export_section import ask_folder, ask_report
+from napari_diffseg._widgets.questions import ask
 from napari_diffseg._widgets.saved_files import SavedFiles
 from napari_diffseg._widgets.snapshot import report_snapshot, save_snapshot, take_snapshot
 from napari_diffseg._worker import Task
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from napari_diffseg._widgets.export_section import ExportSection
     from napari_diffseg._widgets.snapshot import Snapshot
     from napari_diffseg._widgets.stage import Stage
+
+REPLACE = "Replace"
 
 
 class Exporter(QObject):
@@ -66,7 +69,7 @@ class Exporter(QObject):
             return
         self._folder = folder
         question = self._files.ask_what(snapshot, Path(folder))
-        if question and not ask_to_replace(self._section, question):
+        if question and not ask(self._section, question, REPLACE):
             self._section.set_note("Nothing was saved.")
             return
         save = partial(save_snapshot, samples=self._section.with_samples)
