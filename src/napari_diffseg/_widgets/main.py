@@ -11,7 +11,7 @@ import numpy as np
 from napari.utils.notifications import show_error, show_warning
 from qtpy.QtWidgets import QVBoxLayout, QWidget
 
-from napari_diffseg._layers import describe_slices, find_slice
+from napari_diffseg._layers import find_slice
 from napari_diffseg._settings import read_settings
 from napari_diffseg._widgets.advice import Advice
 from napari_diffseg._widgets.case_closer import CaseCloser
@@ -36,6 +36,7 @@ from napari_diffseg._widgets.result_layers import ResultLayers
 from napari_diffseg._widgets.review import Review
 from napari_diffseg._widgets.run import Recipe, Run
 from napari_diffseg._widgets.run_section import RunSection, format_duration
+from napari_diffseg._widgets.run_texts import RunTexts
 from napari_diffseg._widgets.runner import Runner
 from napari_diffseg._widgets.shortcuts import Shortcuts
 from napari_diffseg._widgets.stage import Stage
@@ -77,10 +78,7 @@ class DiffsegWidget(QWidget):
         super().__init__()
         self._viewer = napari_viewer
         self._is_following = False
-        self._n_drawn = self._n_planned = 0
-        self._drawn_on: set[int] = set()
-        self._left_s: float | None = None
-        self._stops_early = False
+        self._texts = RunTexts()
         self.cases = CaseSection()
         self.case_list = CaseList()
         self.model = ModelSection()
@@ -159,7 +157,7 @@ class DiffsegWidget(QWidget):
         self.run.cancel_wanted.connect(self._cancel)
         self._runner.preparing.connect(self._show_preparing)
         self._runner.model_ready.connect(self._show_model)
-        self._runner.planned.connect(self._plan)
+        self._runner.planned.connect(self._texts.plan)
         self._runner.began.connect(self._begin)
         self._runner.sampled.connect(self._take_sample)
         self._runner.progressed.connect(self._show_progress)
@@ -404,8 +402,7 @@ class DiffsegWidget(QWidget):
         self.run.set_progress(0)
         self.run.set_state("running")
         self.run.status.setText("Starting …")
-        self._n_drawn = 0
-        self._stops_early = self.parameters.choices().tolerance is not None
+        self._texts.start(stops_early=self.parameters.choices().tolerance is not None)
         try:
             self._runner.start(
                 case,
@@ -425,11 +422,6 @@ class DiffsegWidget(QWidget):
         self.run.set_state("cancelling")
         self._runner.cancel()
 
-    def _plan(self, n_samples: int) -> None:
-        self._n_drawn, self._n_planned = 0, n_samples
-        self._drawn_on.clear()
-        self._left_s = None
-
     def _begin(self, run: Run) -> None:
         is_current = run.case is self._desk.current
         if not run.n_started:  # a new run is looked at as the one before
@@ -441,22 +433,19 @@ class DiffsegWidget(QWidget):
             self._review.begin(run)
 
     def _take_sample(self, run: Run, sample: SampleDone) -> None:
-        self._n_drawn += 1
-        self._drawn_on.add(sample.z)
+        self._texts.take(sample)
         self._show_counts()
         if self._review.run is run:
             self._review.add(sample)
 
     def _show_progress(self, progress: Progress) -> None:
         self.run.set_progress(progress.fraction)
-        self._left_s = progress.remaining_s
+        self._texts.take_time(progress.remaining_s)
         self._show_counts()
 
     def _show_counts(self) -> None:
-        if self._left_s is not None and self.run.state == "running":
-            most = "at most " if self._stops_early else ""
-            text = f"{self._n_drawn} of {most}{self._n_planned} samples"
-            text = f"{text} · {most}{format_duration(self._left_s)} left"
+        text = self._texts.describe_progress()
+        if text is not None and self.run.state == "running":
             self.run.status.setText(self._name(self._runner.running_case, text))
 
     def _show_preparing(self, text: str) -> None:
@@ -484,47 +473,14 @@ class DiffsegWidget(QWidget):
         if isinstance(event, Failed):
             self._fail(self._name(run.case, event.message))
         elif isinstance(event, NothingToDo):
-            text = self._explain_nothing_to_do(run)
+            text = self._texts.explain_nothing_to_do(run)
             self.run.message.show_message("info", self._name(run.case, text))
         elif isinstance(event, Cancelled):
-            text = (
-                f"Cancelled. {self._n_drawn} samples were drawn and stay."
-                if self._n_drawn
-                else "Cancelled before the first sample."
-            )
-            self.run.status.setText(self._name(run.case, text))
+            self.run.status.setText(self._name(run.case, self._texts.describe_cancelled()))
         elif isinstance(event, Finished):
             self._advice.judge_run(run)
-            where = describe_slices(sorted(self._drawn_on), run.case.geometry)
-            took = format_duration(event.elapsed_s)
-            stable = self._describe_stability(run)
-            text = (
-                f"{stable}, {where}, in {took}."
-                if stable
-                else f"Done in {took}: {self._n_drawn} samples, {where}."
-            )
+            text = self._texts.describe_finished(run, event.elapsed_s)
             self.run.status.setText(self._name(run.case, text))
-
-    def _describe_stability(self, run: Run) -> str | None:
-        """Say with how many samples drawing stopped by itself, if it did."""
-        stopping = run.record.stopping if self._stops_early and run.record else None
-        if stopping is None:
-            return None
-        if stopping.stable_with is None:
-            return f"Not stable after {stopping.max_samples} samples"
-        return f"Stable after {stopping.stable_with} of at most {stopping.max_samples} samples"
-
-    def _explain_nothing_to_do(self, run: Run) -> str:
-        stopping = run.record.stopping if self._stops_early and run.record else None
-        if stopping is not None and stopping.stable_with is not None:
-            return (
-                f"The mask is stable with the {stopping.stable_with} samples that are there. "
-                "Untick “Stop when stable” (Advanced) to draw more."
-            )
-        return (
-            "These samples are there already. Raise Samples to add more, or change the seed "
-            "to draw others."
-        )
 
 
 def _middle(z_range: tuple[int, int]) -> int:
