@@ -38,7 +38,8 @@ def save(folder: Path, name: str, n_members: int = 2, *, edited: bool = False) -
     painted = None
     if edited:
         painted = np.zeros(case.geometry.shape, bool)
-        edit = describe_edit(ensemble.wt_mask(0.4), painted, case.geometry, "a run")
+        mask = ensemble.wt_mask(0.4)
+        edit = describe_edit(mask, painted, mask, case.geometry, "a run")
         record = replace(record, edited=edit)
     save_result(folder / "out", case, ensemble, record, edited=painted)
     return record

@@ -142,6 +142,7 @@ def test_a_copy_of_our_layer_is_the_users(case: Case) -> None:
     assert find_layers(viewer.layers, "image", case).count(original) == 1
 
 
+@pytest.mark.filterwarnings("ignore:projection mode:UserWarning")  # napari's, of its Convert
 def test_what_napari_makes_of_a_layer_of_ours_is_the_users(
     make_desk: Callable[..., Desk], case_folder: Path
 ) -> None:
