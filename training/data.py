@@ -80,6 +80,13 @@ def hash_cases(names: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
 
 
+def name_training_patients(split: Split) -> frozenset[str]:
+    """Return all names of the patients that are trained on: BraTS renames from year to year."""
+    return frozenset(
+        name for case in split.training for name in (split.patients[case], find_patient(case))
+    )
+
+
 def hash_split(split: Split) -> str:
     """Return the SHA-256 of who is trained on, who is evaluated, and who is one patient."""
     parts = [sorted(split.training), sorted(split.validation), sorted(split.patients.items())]

@@ -41,6 +41,7 @@ from training.case_store import (
     parse_shard,
     parse_slices,
 )
+from training.data import find_patient
 from training.measure import CaseMeasurements, measure_case
 from training.results import (
     CalibrationRow,
@@ -110,7 +111,9 @@ def evaluate(
     from tqdm import tqdm
 
     store = CaseStore(out / "cases")
-    known = sorted(segmenter.trained_on & set(patients.values()))
+    known = sorted(
+        {p for case, p in patients.items() if {p, find_patient(case)} & segmenter.trained_on}
+    )
     settings = _describe_settings(segmenter, protocol, len(known))
     if known:
         print(

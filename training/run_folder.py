@@ -18,7 +18,7 @@ from napari_diffseg.core.serialisation import from_dict
 from training.cache_index import CacheIndex
 from training.changes import describe_changes
 from training.config import TrainingConfig, config_values, format_config
-from training.data import Split, hash_cases
+from training.data import Split, hash_cases, name_training_patients
 from training.state import STATE_NAME, read_record
 
 CONFIG_NAME, SPLIT_NAME, SESSIONS_NAME = "config.toml", "split.json", "run.json"
@@ -42,7 +42,7 @@ def collect_provenance(split: Split, index: CacheIndex) -> dict[str, Any]:
         "validation_source_hash": index.hash_sources(split.validation),
         "n_training_cases": len(split.training),
         "n_validation_cases": len(split.validation),
-        "training_patients": sorted({split.patients[name] for name in split.training}),
+        "training_patients": sorted(name_training_patients(split)),
         "commit": find_commit(),
         "versions": software_versions(),
     }

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from napari_diffseg.core.brats import Case
-from napari_diffseg.core.checkpoint import save_checkpoint
+from napari_diffseg.core.checkpoint import bundled_checkpoint, load_checkpoint, save_checkpoint
 from napari_diffseg.core.ensemble import Ensemble
 from napari_diffseg.core.errors import DiffsegError
 from napari_diffseg.core.geometry import to_source_grid
@@ -25,7 +25,9 @@ from tests.core.case_files import write_case
 from tests.core.synthetic import synthetic_case
 from tests.models import published_state, tiny_model
 from training import evaluate as evaluation
+from training.baselines.segmenter import find_training_patients
 from training.bootstrap import bootstrap_interval
+from training.data import load_split
 from training.evaluate import main
 from training.measure import measure_case
 from training.results import (
@@ -39,6 +41,8 @@ from training.results import (
 )
 from training.table import main as table_main
 from training.table import make_report
+
+SPLITS = Path(evaluation.__file__).parent / "splits"
 
 SLICES = "4:9"
 
@@ -438,6 +442,14 @@ def test_patients_of_the_training_are_told(run, tmp_path: Path, capsys) -> None:
     assert "trained on 2 of these patients, the first is Case_1" in capsys.readouterr().err
     settings = {row.name: row.value for row in read_rows(tmp_path / "out", SettingRow)}
     assert settings["patients_trained_on"] == "2"
+
+
+def test_the_bundled_model_is_known_to_have_seen_its_patients() -> None:
+    trained_on = find_training_patients(load_checkpoint(bundled_checkpoint()).provenance)
+    split = load_split(SPLITS / "shared58.json")
+    assert {split.patients[name] for name in split.training} <= trained_on
+    assert not {split.patients[name] for name in split.validation} & trained_on
+    assert "Brats18_2013_2" in trained_on  # also under the name of another year
 
 
 def test_damaged_record_of_a_case_is_replaced(run, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,11 +24,13 @@ from napari_diffseg.core.segment import order_slices, resolve_device
 from napari_diffseg.core.serialisation import to_dict
 from training.baselines.checkpoint import ORIGINS, LoadedBaseline
 from training.baselines.networks import draw_members
+from training.data import hash_cases, load_split, name_training_patients
 
 ZRange = tuple[int, int]
 OnEvent = Callable[[Event], None]
 
 _BATCH_SIZE = 8
+_SPLITS = Path(__file__).resolve().parents[1] / "splits"
 
 
 class Segmenter(Protocol):
@@ -255,11 +258,19 @@ def describe_effort(network: torch.nn.Module, provenance: Mapping[str, Any]) -> 
 
 
 def find_training_patients(provenance: Mapping[str, Any]) -> frozenset[str]:
-    """Return the patients that weights, or those that they began from, were trained on."""
-    records = _find_records(provenance)
-    return frozenset(
-        str(patient) for record in records for patient in record.get("training_patients", ())
-    )
+    """Return the patients that weights, or those that they began from, were trained on.
+
+    Earlier records have the hash of their names alone; it tells where the split is one of ours.
+    """
+    found: set[str] = set()
+    for record in _find_records(provenance):
+        if "training_patients" in record:
+            found.update(map(str, record["training_patients"]))
+        elif "data_hash" in record:
+            for split in map(load_split, _SPLITS.glob("*.json")):
+                if hash_cases(split.training) == record["data_hash"]:
+                    found |= name_training_patients(split)
+    return frozenset(found)
 
 
 def _find_records(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
