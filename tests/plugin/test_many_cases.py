@@ -206,8 +206,10 @@ def test_the_queue_stops_when_stable_and_finds_it_done(
     parameters.tolerance.setRange(0, 100)
     parameters.tolerance.setValue(100)  # the masks of the tiny model are arbitrary
     parameters.tolerance.setValue(99)
+    desk.widget.ensemble.threshold.setValue(30)
     run_all(desk)
     stopping = read_record(cohort, "Case_002")["run"]["stopping"]
+    assert (stopping["threshold"], stopping["of"]) == (0.3, "probabilities")  # of what is saved
     assert (stopping["stable_with"], stopping["max_samples"]) == (3, 6)
     assert column(desk, 1) == ["done, 3 samples"] * 3
     path = cohort / RESULTS / "Case_002_diffseg.json"

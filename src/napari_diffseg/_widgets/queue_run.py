@@ -98,7 +98,9 @@ def _iter_members(
     prepared = prepare_case(case, model.preprocessing)
     ensemble = Ensemble(options.n_samples, case.geometry.shape)
     params = _make_params(options, model)
-    watch = StabilityWatch(prepared.z_indices, options.tolerance)
+    watch = StabilityWatch(
+        prepared.z_indices, options.tolerance, params.watched_threshold, params.watched_of
+    )
     messages: list[str] = []
     elapsed_s = 0.0
     for member in range(options.n_samples):
@@ -173,13 +175,18 @@ def _wait(options: QueueOptions, cancel: CancelToken) -> None:
 
 
 def _make_params(options: QueueOptions, model: LoadedModel) -> SegmentParams:
-    recipe, card = options.recipe, model.card
+    from napari_diffseg.core.consensus import find_watched
+
+    recipe, card, view = options.recipe, model.card, options.view
+    threshold, of = find_watched(view.consensus, view.threshold, view.of)
     return SegmentParams(
         n_samples=options.n_samples,
         n_steps=recipe.n_steps or card.recommended_steps,
         sampler=recipe.sampler or card.recommended_sampler,
         seed=recipe.seed,
         tolerance=options.tolerance,
+        watched_threshold=threshold,
+        watched_of=of,
         device=recipe.device,
         memory_budget_mb=options.memory_budget_mb,
     )

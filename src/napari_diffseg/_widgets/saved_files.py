@@ -43,11 +43,7 @@ class SavedFiles:
 
     def find_left_over(self, folder: Path, name: str, written: Iterable[Path]) -> list[str]:
         """Return the names of files that an earlier save has left beside those just written."""
-        there = {*find_earlier(folder, name)}
-        edited = _edited_path(folder, name)
-        if edited.exists():
-            there.add(edited)
-        left = there - {*written}
+        left = find_earlier(folder, name) - {*written}
         # A report that was written from the dock is of its own.
         return sorted(
             path.name for path in left if path.suffix != ".html" or not self._is_own(path)
