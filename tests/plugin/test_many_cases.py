@@ -216,6 +216,9 @@ def test_the_queue_stops_when_stable_and_finds_it_done(
     written = path.stat().st_mtime_ns
     run_all(desk)
     assert path.stat().st_mtime_ns == written
+    desk.widget.ensemble.threshold.setValue(60)  # another mask, which has not been watched
+    run_all(desk)
+    assert read_record(cohort, "Case_002")["run"]["stopping"]["threshold"] == 0.6
     parameters.stop.setChecked(False)
     assert column(desk, 1) == ["3 samples"] * 3  # now all six are wanted
 

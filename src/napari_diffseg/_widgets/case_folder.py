@@ -156,7 +156,9 @@ class CaseFolder(QObject):
         return ask(self._list, text, REPLACE, LEAVE)
 
     def _look_for(self, options: QueueOptions, model: LoadedModel | None) -> None:
-        wanted = make_wanted(options.recipe, options.n_samples, options.tolerance, model)
+        wanted = make_wanted(
+            options.recipe, options.n_samples, options.tolerance, options.view, model
+        )
         self.queue.set_wanted(wanted)
 
     def _fail(self, error: Exception) -> None:

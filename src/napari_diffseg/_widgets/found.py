@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from napari_diffseg.core.consensus import find_watched
 from napari_diffseg.core.params import SegmentParams
 from napari_diffseg.core.resume import DrawKey, find_wanted_key
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from napari_diffseg._widgets.run import Recipe
+    from napari_diffseg._widgets.run import Recipe, View
     from napari_diffseg.core.checkpoint import LoadedModel
     from napari_diffseg.core.summary import CaseSummary
 
@@ -30,6 +31,8 @@ class Found:
     drawing: DrawKey = DrawKey()
     stable_within: float | None = None
     """The tolerance with which more members would not change the mask; None: not stable."""
+    watched: tuple[float, str] = (0.5, "probabilities")
+    """Which mask that was (`consensus.find_watched`)."""
     summary: CaseSummary | None = None
     """None without a result, and of a record that this version cannot read in full."""
 
@@ -47,6 +50,8 @@ class Wanted:
     tolerance: float | None = None
     """Fewer are enough when more would change the mask no more than this; None: draw all."""
     drawing: DrawKey = DrawKey()
+    watched: tuple[float, str] = (0.5, "probabilities")
+    """Which mask has to be stable (`consensus.find_watched`)."""
 
     def is_of_another(self, found: Found) -> bool:
         """Whether a result of the whole volume was drawn differently; not one that was edited."""
@@ -62,14 +67,20 @@ class Wanted:
             self.tolerance is not None
             and found.stable_within is not None
             and found.stable_within <= self.tolerance
+            and found.watched == self.watched
         )
         return found.n_whole >= self.n_samples or (found.n_whole > 0 and is_stable)
 
 
 def make_wanted(
-    recipe: Recipe, n_samples: int, tolerance: float | None, model: LoadedModel | None
+    recipe: Recipe,
+    n_samples: int,
+    tolerance: float | None,
+    view: View,
+    model: LoadedModel | None,
 ) -> Wanted:
     """Put in what the model recommends, if it is loaded."""
+    watched = find_watched(view.consensus, view.threshold, view.of)
     if model is None:
         key = DrawKey(
             sampler=recipe.sampler,
@@ -77,10 +88,10 @@ def make_wanted(
             seed=recipe.seed,
             eta=0.0 if recipe.sampler == "ddim" else None,
         )
-        return Wanted(n_samples, tolerance, key)
+        return Wanted(n_samples, tolerance, key, watched)
     sampler = recipe.sampler or model.card.recommended_sampler
     params = SegmentParams(sampler=sampler, n_steps=recipe.n_steps, seed=recipe.seed)
-    return Wanted(n_samples, tolerance, find_wanted_key(params, model))
+    return Wanted(n_samples, tolerance, find_wanted_key(params, model), watched)
 
 
 def is_to_do(found: Found, wanted: Wanted, may_replace: Found | None = None) -> bool:
@@ -114,6 +125,7 @@ def find_result(folder: Path, name: str) -> Found:
             is_edited=record.get("edited") is not None,
             drawing=_read_key(run),
             stable_within=_read_stability(run, n_members),
+            watched=_read_watched(run),
             summary=_summarise(record, path.name),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -139,6 +151,11 @@ def _read_stability(run: Mapping[str, Any], n_members: int) -> float | None:
     if stopping is None or stopping["stable_with"] is None or stopping["stable_with"] > n_members:
         return None
     return float(stopping["tolerance"])
+
+
+def _read_watched(run: Mapping[str, Any]) -> tuple[float, str]:
+    stopping = run.get("stopping") or {}  # records of before do not have it: it was always this
+    return float(stopping.get("threshold", 0.5)), str(stopping.get("of", "probabilities"))
 
 
 def _summarise(values: Mapping[str, Any], name: str) -> CaseSummary | None:

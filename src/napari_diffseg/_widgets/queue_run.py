@@ -73,7 +73,7 @@ def iter_case(
     drawn with other settings meanwhile, in the dock or by somebody else, is left alone.
     """
     model = _load_own(options, engine)
-    wanted = make_wanted(options.recipe, options.n_samples, options.tolerance, model)
+    wanted = make_wanted(options.recipe, options.n_samples, options.tolerance, options.view, model)
     saved = find_result(options.folder, files.name)
     if is_to_do(saved, wanted, options.replaceable.get(files.name)):
         yield from _iter_members(files, options, engine, cancel, model, wanted)
