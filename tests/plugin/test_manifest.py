@@ -78,7 +78,8 @@ import sys
 from napari.components import ViewerModel
 from qtpy.QtWidgets import QApplication
 from napari_diffseg._reader import get_reader
-from napari_diffseg._widgets import DiffsegWidget
+from napari_diffseg._widgets import DiffsegWidget, warm_up
+warm_up.WAIT_MS = 600_000  # what gets ready for a run imports torch, in a thread of its own
 application = QApplication([])
 viewer = ViewerModel()
 widget = DiffsegWidget(viewer)
