@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from napari_diffseg._widgets import case_closer, case_folder, case_table
+from napari_diffseg._widgets import case_closer, case_folder, case_table, exporter
 from napari_diffseg._widgets.case_folder import LEAVE, REPLACE, STOP
 from napari_diffseg._widgets.found import Found, Wanted, is_to_do
 from napari_diffseg.core.checkpoint import LoadedModel
@@ -217,10 +217,26 @@ def test_the_queue_stops_when_stable_and_finds_it_done(
     run_all(desk)
     assert path.stat().st_mtime_ns == written
     desk.widget.ensemble.threshold.setValue(60)  # another mask, which has not been watched
+    assert column(desk, 1) == ["3 samples"] * 3
     run_all(desk)
     assert read_record(cohort, "Case_002")["run"]["stopping"]["threshold"] == 0.6
     parameters.stop.setChecked(False)
     assert column(desk, 1) == ["3 samples"] * 3  # now all six are wanted
+
+
+def test_a_result_that_is_saved_by_hand_is_in_the_list_at_once(
+    desk: Desk, cohort: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_folder(desk, cohort)
+    desk.widget.parameters.whole_volume.setChecked(True)
+    desk.segment()
+    for chosen in (cohort.parent / "elsewhere", cohort / RESULTS):
+        assert column(desk, 1) == ["not run"] * 3
+        monkeypatch.setattr(exporter, "ask_folder", lambda *_, chosen=chosen: str(chosen))
+        desk.click(desk.widget.export.save_button)
+        desk.wait(desk.widget.export.save_button.isEnabled)
+        assert str(chosen) in desk.widget.export.status.full_text()
+    assert column(desk, 1) == ["done, 2 samples", "not run", "not run"]
 
 
 def test_looking_at_a_saved_result_does_not_change_what_the_queue_draws(

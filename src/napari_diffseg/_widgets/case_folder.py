@@ -94,6 +94,11 @@ class CaseFolder(QObject):
             options = self._make_options(self._results)
             self._look_for(options, self._runner.engine.peek(options.recipe.model_path))
 
+    def note_saved(self, folder: Path, name: str) -> None:
+        """A result was saved by hand; it may be one of the list's."""
+        if self._results is not None and folder.resolve() == self._results.resolve():
+            self.queue.look_again(name)
+
     def _take(self, found: SeveralCases) -> None:
         if self.queue.is_running and found != self._found and not self._may_stop():
             self.settled.emit()

@@ -113,15 +113,20 @@ class CaseQueue(QObject):
         if self.entries != before:
             self.changed.emit()
 
-    def look_again(self) -> None:
-        """Look for results that were saved meanwhile, by the dock or by somebody else."""
+    def look_again(self, name: str | None = None) -> None:
+        """Look for results that were saved meanwhile, of one case or of all.
+
+        Those that are waited for or being drawn are looked at when it is their turn.
+        """
         assert self._folder is not None
         self._entries = [
-            entry
-            if entry.files.problem
-            else self._describe(
+            self._describe(
                 replace(entry, found=find_result(self._folder, entry.files.name), problem="")
             )
+            if name in (None, entry.files.name)
+            and not entry.files.problem
+            and entry.state not in ("queued", "running")
+            else entry
             for entry in self._entries
         ]
         self.changed.emit()

@@ -31,6 +31,8 @@ REPLACE = "Replace"
 class Exporter(QObject):
     """Writes one thing at a time, of the run on stage."""
 
+    saved = Signal(object, str)
+    """The folder that a result was saved in, and the name of its case."""
     failed = Signal(str)
 
     def __init__(self, stage: Stage, section: ExportSection) -> None:
@@ -134,6 +136,7 @@ class Exporter(QObject):
         folder = paths[0].parent
         left_over = self._files.find_left_over(folder, name, paths)
         self._files.note(paths)
+        self.saved.emit(folder, name)
         text = f"Saved {len(paths)} files in {folder}."
         return f"{text} From an earlier result: {', '.join(left_over)}." if left_over else text
 

@@ -164,6 +164,7 @@ class DiffsegWidget(QWidget):
         self._runner.warned.connect(self._warn)
         self._review.warned.connect(self._warn)
         self._runner.ended.connect(self._end)
+        self._exporter.saved.connect(self._folder.note_saved)
         self._exporter.failed.connect(self._fail)
         self._exporter.edited.measured.connect(self.readout.show_edited)
         self._reopener.adopted.connect(self._show_reopened)
@@ -174,9 +175,14 @@ class DiffsegWidget(QWidget):
         self._folder.settled.connect(self._show_idle)
         self._folder.told.connect(partial(self.run.message.show_message, "info"))
         self._folder.failed.connect(self._fail)
-        for choice in (self.parameters.changed, self.model.changed, self._warm_up.done):
+        for choice in (
+            self.parameters.changed,
+            self.model.changed,
+            self.ensemble.view_changed,
+            self._warm_up.done,
+            self._runner.model_ready,
+        ):
             choice.connect(self._folder.follow_choices)
-        self._runner.model_ready.connect(self._folder.follow_choices)
         self._lifetime.ended.connect(self._shut_down)
         self._lifetime.began.connect(self._follow_viewer)
         self.shortcuts.register("Ctrl+Return", "Segment, or cancel", self.run.button.click)
