@@ -209,6 +209,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             mirror=arguments.mirror,
             vary_contrast=arguments.vary_contrast,
             sample_dropout=arguments.sample_dropout,
+            without_diffusion=arguments.without_diffusion,
             seed=arguments.seed,
             device=arguments.device,
         )
@@ -282,6 +283,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--sample-dropout",
         action=argparse.BooleanOptionalAction,
         help="SegNet and U-Net: members by dropout; default: as the network was trained",
+    )
+    add(
+        "--without-diffusion",
+        action="store_true",
+        help="what the model's encoders answer, one member each, before any denoising",
     )
     add("--seed", type=int, default=0, help="default: %(default)s")
     add("--device", default="auto", help="default: %(default)s")

@@ -29,8 +29,9 @@ SYSTEMS: Final = {
     "bayesian_segnet": "Bayesian SegNet",
     "unet": "U-Net",
     "mc_dropout_unet": "MC-dropout U-Net",
+    "encoders": "DDPM's encoders without diffusion",
 }
-"""What is compared: the paper's systems, then two more."""
+"""What is compared: the paper's systems, then three more."""
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,7 @@ LINES: Final = (
     Line("bayesian_segnet", ", {n} runs", PROBABILITIES),
     Line("unet", ", 1 run", PROBABILITIES),
     Line("mc_dropout_unet", ", {n} runs", PROBABILITIES),
+    Line("encoders", ", mean of {n}", PROBABILITIES),
 )
 REFERENCE: Final = LINES[1]
 """What all others are compared with."""

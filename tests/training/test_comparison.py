@@ -13,12 +13,18 @@ import torch
 from scipy.stats import wilcoxon
 
 from napari_diffseg.core.brats import load_case
+from napari_diffseg.core.checkpoint import load_checkpoint, save_checkpoint
+from napari_diffseg.core.diffusion import DiffusionConfig
 from napari_diffseg.core.errors import DiffsegError, ParameterError
+from napari_diffseg.core.model import DiffusionModel, ModelConfig
 from napari_diffseg.core.preprocessing import PreprocessingConfig, prepare_case
 from napari_diffseg.core.segnet import SegNetConfig
+from napari_diffseg.core.unet import UNetConfig
+from tests.models import tiny_model
 from tests.training.tiny import VALIDATION, TinyData
 from training.baseline_config import BaselineConfig
 from training.baselines.checkpoint import save_baseline
+from training.baselines.encoders import EncoderSegmenter
 from training.baselines.networks import make_network
 from training.baselines.opening import open_segmenter
 from training.baselines.segmenter import BaselineSegmenter, describe_effort
@@ -35,7 +41,7 @@ from training.results import (
     read_rows,
     write_rows,
 )
-from training.systems import find_evaluations
+from training.systems import LINES, find_evaluations
 from training.table import main as table_main
 from training.thresholds import choose_without_patient, find_best, mean_dice
 
@@ -84,6 +90,53 @@ def test_dropout_decides_which_system_it_is(bayesian: Path) -> None:
         open_segmenter(bayesian, n_steps=5)
     with pytest.raises(ParameterError, match="is for SegNet and U-Net"):
         open_segmenter(None, sample_dropout=True)
+
+
+@pytest.fixture(scope="module")
+def two_encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the file of a diffusion model with two encoders and random weights."""
+    model = tiny_model(0, (48, 48), (-2, 2), SegNetConfig((8,), (1,), dropout=0.5))
+    path = tmp_path_factory.mktemp("two") / "two.safetensors"
+    return save_checkpoint(path, model.network, model.preprocessing, model.card, {})
+
+
+def test_without_diffusion_members_are_the_encoders_own_answers(
+    two_encoders: Path, tiny_data: TinyData
+) -> None:
+    case = load_case(tiny_data.cases / VALIDATION[0])
+    prepared = prepare_case(case, PREPROCESSING)
+    segmenter = open_segmenter(two_encoders, without_diffusion=True)
+    members = segmenter.segment(case, prepared, (5, 6)).members_uint8()
+    network = load_checkpoint(two_encoders).network
+    assert network.prior_encoder is not None
+    assert network.second_encoder is not None
+    (row,) = np.flatnonzero(prepared.z_indices == 5)
+    images = torch.from_numpy(prepared.prior_images([int(row)]))
+    for member, encoder in enumerate((network.prior_encoder, network.second_encoder)):
+        with torch.inference_mode():
+            answer = prepared.window.restore(torch.sigmoid(encoder(images))[0].numpy())[0]
+        inside = prepared.brain[5]
+        assert inside.any()
+        assert np.abs(members[member, 5][inside] / 255 - answer[inside]).max() < 0.005
+    assert segmenter.settings["samples"] == 2
+    n_denoiser = sum(p.numel() for p in network.denoiser.parameters())
+    n_all = sum(p.numel() for p in network.parameters())
+    assert segmenter.settings["parameters"] == n_all - n_denoiser
+
+
+def test_without_diffusion_is_for_models_that_have_encoders(
+    two_encoders: Path, bayesian: Path
+) -> None:
+    for path, options in ((bayesian, {}), (two_encoders, {"n_steps": 3})):
+        with pytest.raises(ParameterError, match="--without-diffusion is for a diffusion model"):
+            open_segmenter(path, without_diffusion=True, **options)
+    published = load_checkpoint(two_encoders)
+    no_encoder = DiffusionModel(
+        ModelConfig(UNetConfig(in_channels=5, base_channels=32, channel_multipliers=(1,))),
+        DiffusionConfig(),
+    )
+    with pytest.raises(ParameterError, match="has no encoder"):
+        EncoderSegmenter(replace(published, network=no_encoder))
 
 
 def test_effort_includes_the_model_that_a_run_began_from() -> None:
@@ -203,7 +256,7 @@ def test_every_system_has_a_row_and_none_is_taken_from_the_paper(systems: Path) 
     assert table["DDPM, ensemble of 5"][4:7] == ["1,234", "?", "?"]
     for name in ("nnU-Net, ensemble of n", "Bayesian SegNet, n runs", "U-Net, 1 run"):
         assert table[name][0] == "not run"
-    assert len(table) == 2 + 8  # and the head
+    assert len(table) == 2 + len(LINES)  # and the head
     assert "0.866" not in report.split("## As published, not measured here")[0]
     assert "copied from the paper" in report
 

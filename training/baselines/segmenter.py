@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from napari_diffseg.core.brats import Case
 from napari_diffseg.core.checkpoint import LoadedModel
@@ -221,27 +222,49 @@ class BaselineSegmenter:
         """Run the network on each slice that holds brain."""
         device = resolve_device(self.device)
         network = self.baseline.network.to(device)
-        ensemble = Ensemble(self.n_members, case.geometry.shape)
-        chosen = order_slices(prepared.z_indices, z_range, None)
-        row_of = {int(z): row for row, z in enumerate(prepared.z_indices)}
-        for start in range(0, len(chosen), _BATCH_SIZE):
-            batch = chosen[start : start + _BATCH_SIZE]
-            images = torch.from_numpy(prepared.prior_images([row_of[z] for z in batch]))
-            members = draw_members(
+
+        def draw(images: Tensor, source_slices: list[int]) -> Tensor:
+            return draw_members(
                 network,
                 images.to(device),
-                [case.geometry.to_source_slice(z) for z in batch],
+                source_slices,
                 n_members=self.n_members,
                 seed=self.seed,
                 sample_dropout=self._sample_dropout,
             )
-            restored = prepared.window.restore(members.cpu().numpy())
-            for member, slices in enumerate(restored):
-                for z, probability in zip(batch, slices, strict=True):
-                    levels = encode_probability(probability)
-                    inside = np.where(prepared.brain[z], levels, np.uint8(0))
-                    ensemble.add(member, z, inside)
-        return ensemble
+
+        return collect_members(case, prepared, z_range, self.n_members, draw)
+
+
+def collect_members(
+    case: Case,
+    prepared: PreparedCase,
+    z_range: ZRange | None,
+    n_members: int,
+    draw: Callable[[Tensor, list[int]], Tensor],
+) -> Ensemble:
+    """Return the members that a network draws at once of each slice that holds brain.
+
+    Parameters
+    ----------
+    draw
+        From images (B, C, Y, X) and the slices' numbers in their files to probabilities
+        (``n_members``, B, Y, X).
+    """
+    ensemble = Ensemble(n_members, case.geometry.shape)
+    chosen = order_slices(prepared.z_indices, z_range, None)
+    row_of = {int(z): row for row, z in enumerate(prepared.z_indices)}
+    for start in range(0, len(chosen), _BATCH_SIZE):
+        batch = chosen[start : start + _BATCH_SIZE]
+        images = torch.from_numpy(prepared.prior_images([row_of[z] for z in batch]))
+        members = draw(images, [case.geometry.to_source_slice(z) for z in batch])
+        restored = prepared.window.restore(members.cpu().numpy())
+        for member, slices in enumerate(restored):
+            for z, probability in zip(batch, slices, strict=True):
+                levels = encode_probability(probability)
+                inside = np.where(prepared.brain[z], levels, np.uint8(0))
+                ensemble.add(member, z, inside)
+    return ensemble
 
 
 def describe_effort(network: torch.nn.Module, provenance: Mapping[str, Any]) -> dict[str, Any]:
