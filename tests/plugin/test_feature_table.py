@@ -1,4 +1,4 @@
-"""The table at the end of docs/review.md names tests that exist."""
+"""The table at the end of CONTRIBUTING.md names tests that exist."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ N_FEATURES = 17  # what users of segmentation plugins ask for
 
 def read_rows(repository: Path) -> dict[str, list[tuple[str, str]]]:
     """Return of each feature the files and names of the tests that show it."""
-    text = (repository / "docs" / "review.md").read_text(encoding="utf-8")
+    text = (repository / "CONTRIBUTING.md").read_text(encoding="utf-8")
     table = text.split("## What is expected, and what shows it")[1]
     rows = {}
     for line in re.findall(r"^\| (?!feature)(.*) \|$", table, flags=re.MULTILINE):
