@@ -28,7 +28,7 @@ from training import prepare, report
 from training.add_encoder import add_encoder
 from training.data import Split, load_split
 from training.make_split import make_folds
-from training.paper_plan import System, check_settings, make_plan, write_text
+from training.paper_plan import DIFFUSION_ROWS, System, check_settings, make_plan, write_text
 from training.paper_steps import (
     add_common_options,
     evaluate_row,
@@ -46,7 +46,7 @@ _RECOMMENDED_STEPS: Final = 2
 class Recipe:
     """What is trained in each fold: the two parts of a model with a second encoder."""
 
-    model: System = System("unet_and_denoiser", "fast", (("ddpm", ()),), "--checkpoint")
+    model: System = System("unet_and_denoiser", "fast", DIFFUSION_ROWS, "--checkpoint")
     """Evaluated with the other beside its U-Net."""
     segnet: System = System(
         "bayesian_segnet",

@@ -45,8 +45,11 @@ class System:
     """What differs from the configuration, as ``--set`` takes it."""
 
 
+DIFFUSION_ROWS: Final = (("ddpm", ()), ("encoders", ("--without-diffusion",)))
+"""A diffusion model, and what is left of it without diffusion."""
+
 SYSTEMS: tuple[System, ...] = (
-    System("ddpm", "fast", (("ddpm", ()),), "--checkpoint"),
+    System("ddpm", "fast", DIFFUSION_ROWS, "--checkpoint"),
     System("segnet", "segnet", (("segnet", ()),)),
     System("bayesian_segnet", "bayesian_segnet", (("bayesian_segnet", ()),)),
     System("unet", "unet", (("unet", ()), ("mc_dropout_unet", ("--sample-dropout",)))),

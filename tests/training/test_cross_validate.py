@@ -18,7 +18,7 @@ from training.config import find_config, format_config, load_config
 from training.cross_validate import Recipe, main, pool_evaluations
 from training.data import load_split
 from training.make_split import make_folds
-from training.paper_plan import System
+from training.paper_plan import DIFFUSION_ROWS, System
 from training.results import FILES, SettingRow, SheetRow, SliceRow, read_rows, write_rows
 from training.state import STATE_NAME, read_record
 
@@ -32,7 +32,7 @@ def recipe(tmp_path: Path) -> Recipe:
     (tmp_path / "segnet.toml").write_text(segnet, encoding="utf-8")
     option = "--checkpoint"
     return Recipe(
-        System("unet_and_denoiser", str(tmp_path / "unet.toml"), (("ddpm", ()),), option),
+        System("unet_and_denoiser", str(tmp_path / "unet.toml"), DIFFUSION_ROWS, option),
         System("bayesian_segnet", str(tmp_path / "segnet.toml"), (("bayesian_segnet", ()),)),
     )
 
@@ -83,12 +83,13 @@ def test_each_patient_is_left_out_once(command, tmp_path: Path, monkeypatch) -> 
         assert segmenter.settings["steps"] == 2
     assert sorted(left_out) == sorted(TRAINING)
     # The report has all of them, and nobody of the validation.
-    for row in ("ddpm", "bayesian_segnet"):
+    for row in ("ddpm", "encoders", "bayesian_segnet"):
         cases = {r.case for r in read_rows(work / "systems" / row, SliceRow)}
         assert cases == set(TRAINING)
         assert not cases & set(VALIDATION)
     text = (work / "report.md").read_text("utf-8")
     assert "| DDPM, ensemble of 2 " in text
+    assert "| DDPM's encoders without diffusion, mean of 2 " in text
     assert "| Bayesian SegNet, 2 runs " in text
     assert "## Threshold" in text
 
