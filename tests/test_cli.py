@@ -158,7 +158,8 @@ def test_json_tells_how_and_how_good(segment, tmp_path: Path) -> None:
     assert record["maps"]["n_sampled_slices"] == len(sampled)
 
 
-def test_stops_when_stable_and_says_so(segment, tmp_path: Path, capsys) -> None:
+def test_stops_when_stable_and_says_so(segment, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(command, "MAX_TOLERANCE", 1.0)  # the masks of the tiny model are arbitrary
     case = write_synthetic(tmp_path / "in", "Case_1")
     assert segment(case, "--samples", 6, "--until-stable", 0.9, "--save-samples") == 0
     assert "stable after 3 of 6 samples" in capsys.readouterr().out
@@ -173,7 +174,15 @@ def test_stops_when_stable_and_says_so(segment, tmp_path: Path, capsys) -> None:
     assert "not stable after 4 samples" in capsys.readouterr().out
     stopping = read_json(tmp_path / "out" / "Case_1_diffseg.json")["run"]["stopping"]
     assert (stopping["max_samples"], stopping["stable_with"]) == (4, None)
-    assert segment(case, "--until-stable", 1) == common.CANNOT_RUN
+
+
+@pytest.mark.parametrize("tolerance", ["0.5", "-0.1", "nan", "a"])
+def test_tolerance_that_is_none_is_refused_with_the_unit(tolerance: str, capsys) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["segment", "case", "--out", "o", "--until-stable", tolerance])
+    assert exit_.value.code == common.CANNOT_RUN
+    told = capsys.readouterr().err
+    assert f"'{tolerance}' is not a number from 0 to 0.2: 0.005 is half a per cent" in told
 
 
 def test_report_is_written_and_carries_the_record(segment, tmp_path: Path, capsys) -> None:
