@@ -440,6 +440,37 @@ def test_info_tells_of_a_second_encoder(tmp_path: Path, capsys) -> None:
     assert re.search(r"Samples begin from\W+\w+\W+\w*\W*U-Net and SegNet", page)
 
 
+def test_info_tells_of_all_training_and_not_of_the_last_run_alone(tmp_path: Path, capsys) -> None:
+    model = tiny_model()
+    first = {"sha256": "a", "provenance": {"training_s": 3600, "images_seen": 147000}}
+    unet = {"training_s": 720, "images_seen": 984, "init": first}
+    last = {
+        "training_s": 3,
+        "images_seen": 16,
+        "init": first,
+        "init_encoder": {"sha256": "b", "provenance": unet},
+    }
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, model.network, model.preprocessing, model.card, last)
+    assert main(["info", "--checkpoint", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (told,) = (place for place, line in enumerate(lines) if "148,000 images in 1.20 h" in line)
+    assert lines[told].endswith("the last run alone:")
+    assert [line.split() for line in lines[told + 1 :]] == [
+        ["images_seen", "16"],
+        ["training_s", "3"],
+    ]
+
+
+def test_info_reads_a_record_of_any_kind(tmp_path: Path, capsys) -> None:
+    model = tiny_model()
+    path = tmp_path / "model.safetensors"
+    strange = {"images_seen": "many", "init": "a model", "init_encoder": {"provenance": {"a": 1}}}
+    save_checkpoint(path, model.network, model.preprocessing, model.card, strange)
+    assert main(["info", "--checkpoint", str(path)]) == 0
+    assert re.search(r"images_seen +many", capsys.readouterr().out)
+
+
 def test_info_without_the_bundled_model_still_describes_another(
     checkpoint: Path, tmp_path: Path, capsys, monkeypatch
 ) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self, TextIO
 from napari_diffseg.core.errors import CheckpointError
 from napari_diffseg.core.events import Event, Started
 from napari_diffseg.core.progress import Progress, format_time
+from napari_diffseg.core.provenance import find_records, sum_effort
 
 if TYPE_CHECKING:
     from napari_diffseg.core.checkpoint import LoadedModel
@@ -146,8 +147,13 @@ def describe_model(model: LoadedModel, title: str) -> str:
     ]
     if model.card.description:
         rows.append(("  about", model.card.description))
+    effort, indent = sum_effort(model.provenance), "  "
+    if effort is not None and len(find_records(model.provenance)) > 1:
+        took = f"{effort.images:,} images in {effort.seconds / 3600:.2f} h, with all it began from"
+        rows.append(("  trained on", f"{took}; the last run alone:"))
+        indent = "    "
     rows += [
-        (f"  {name}", str(value))
+        (f"{indent}{name}", str(value))
         for name, value in sorted(model.provenance.items())
         if not isinstance(value, dict)  # whole configurations: for the JSON record, not for a line
     ]
