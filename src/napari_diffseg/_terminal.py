@@ -83,7 +83,7 @@ def summarise(record: ResultRecord, paths: Mapping[str, Path]) -> str:
     if not record.maps.whole_volume:
         parts[0] += f" in slices {record.maps.first_slice} to {record.maps.last_slice}"
     if record.confidence is not None:
-        parts.append(f"agreement {record.confidence:.3f}")
+        parts.append(f"confidence {record.confidence:.3f}")
     if scores is not None:
         parts.append(f"Dice {scores.dice:.3f}")
         parts.append("no HD95" if scores.hd95_mm is None else f"HD95 {scores.hd95_mm:.1f} mm")
