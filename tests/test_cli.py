@@ -219,6 +219,16 @@ def test_slices_are_those_of_the_file_and_the_end_is_excluded(segment, tmp_path:
     assert record["scores"]["dice"] == pytest.approx(compute_dice(part[..., 3:5] > 0.5, truth))
 
 
+def test_a_part_of_the_tumour_is_called_that(segment, tmp_path: Path, capsys) -> None:
+    case = write_synthetic(tmp_path / "in", "Case_1")
+    for slices, where in (("4:7", "slices 4 to 6"), ("5", "slice 5")):
+        assert segment(case, "--samples", 2, "--slices", slices) == 0
+        assert f" in {where} (a part of the tumour), confidence " in capsys.readouterr().out
+    for whole in ((), ("--slices", "0:12")):
+        assert segment(case, "--samples", 2, *whole) == 0
+        assert "part of the tumour" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [("60:90", (60, 90)), ("60:", (60, None)), (":90", (None, 90)), ("71", (71, 72))],

@@ -81,7 +81,7 @@ def summarise(record: ResultRecord, paths: Mapping[str, Path]) -> str:
         interval = f"{volume.low_ml:.1f} to {volume.high_ml:.1f}"
         parts[0] += f" ({len(volume.members_ml)} samples{kind}: {interval})"
     if not record.maps.whole_volume:
-        parts[0] += f" in slices {record.maps.first_slice} to {record.maps.last_slice}"
+        parts[0] += _say_where(record)
     if record.confidence is not None:
         parts.append(f"confidence {record.confidence:.3f}")
     if scores is not None:
@@ -97,6 +97,12 @@ def summarise(record: ResultRecord, paths: Mapping[str, Path]) -> str:
     first, *others = paths.values()
     rest = "".join(f", {path.name.removeprefix(record.case.name)}" for path in others)
     return f"{record.case.name}: {', '.join(parts)}\n  {first}{rest}"
+
+
+def _say_where(record: ResultRecord) -> str:
+    first, last = record.maps.first_slice, record.maps.last_slice
+    where = f"slice {first}" if first == last else f"slices {first} to {last}"
+    return f" in {where}{' (a part of the tumour)' if record.is_part else ''}"
 
 
 def describe_environment() -> str:
