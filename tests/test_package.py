@@ -19,11 +19,14 @@ QT_BINDINGS = re.compile(r"^(pyqt|pyside)\d", re.IGNORECASE)
 
 
 def test_version_is_the_same_everywhere(repository: Path) -> None:
-    assert napari_diffseg.__version__ == version("napari-diffseg")
+    assert napari_diffseg.__version__ == version("napari-diffseg"), "install again: make setup"
     citation = (repository / "CITATION.cff").read_text(encoding="utf-8")
     assert f"\nversion: {napari_diffseg.__version__}\n" in citation
     changelog = (repository / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert f"\n## [{napari_diffseg.__version__}] - " in changelog
+    newest, *_ = re.findall(r"^## \[([^]]+)\].*\n+(?!\n|## )", changelog, re.MULTILINE)  # not empty
+    release, _, is_developed = napari_diffseg.__version__.partition(".dev")
+    assert newest == ("Unreleased" if is_developed else release)
+    assert not is_developed or f"## [{release}]" not in changelog
 
 
 @pytest.mark.parametrize("name", napari_diffseg.__all__)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from napari_diffseg.core.run import run_case
     from napari_diffseg.core.segment import segment
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "SegmentParams",
