@@ -28,7 +28,8 @@ help: ## list these targets
 setup: system $(STAMP) ## .venv with everything, at the versions of constraints.txt
 
 # pip has --group since 25.1. A pip that fails leaves no stamp, so the next call tries again.
-$(STAMP): pyproject.toml constraints.txt
+# The version that pip notes down is the one in __init__.py.
+$(STAMP): pyproject.toml constraints.txt src/napari_diffseg/__init__.py
 	@[ -n "$(PYTHON)" ] || { echo "No Python >= 3.11 with venv found (Debian: apt-get install python3 python3-venv)." >&2; exit 1; }
 	@[ -x $(PY) ] || "$(PYTHON)" -m venv $(VENV)
 	@echo "Installing napari-diffseg with napari and torch into $(VENV) (some minutes the first time) ..."

@@ -106,7 +106,7 @@ def test_writes_the_maps_on_the_source_grid(segment, tmp_path: Path, capsys) -> 
     assert not mean[load(case / "Case_1_t1.nii.gz") == 0].any()
     printed = capsys.readouterr()
     assert printed.out.startswith("Case_1: ")
-    assert re.search(r" mL \(3 samples: [\d.]+ to [\d.]+\), agreement 0\.", printed.out)
+    assert re.search(r" mL \(3 samples: [\d.]+ to [\d.]+\), confidence 0\.", printed.out)
     assert f"{out / 'Case_1_mask.nii.gz'}, _mean.nii.gz, _variance.nii.gz, _dis" in printed.out
     assert "[1/1] Case_1: " in printed.err
     assert " slices x 3 samples x 3 steps on cpu" in printed.err
@@ -158,7 +158,8 @@ def test_json_tells_how_and_how_good(segment, tmp_path: Path) -> None:
     assert record["maps"]["n_sampled_slices"] == len(sampled)
 
 
-def test_stops_when_stable_and_says_so(segment, tmp_path: Path, capsys) -> None:
+def test_stops_when_stable_and_says_so(segment, tmp_path: Path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(command, "MAX_TOLERANCE", 1.0)  # the masks of the tiny model are arbitrary
     case = write_synthetic(tmp_path / "in", "Case_1")
     assert segment(case, "--samples", 6, "--until-stable", 0.9, "--save-samples") == 0
     assert "stable after 3 of 6 samples" in capsys.readouterr().out
@@ -173,7 +174,15 @@ def test_stops_when_stable_and_says_so(segment, tmp_path: Path, capsys) -> None:
     assert "not stable after 4 samples" in capsys.readouterr().out
     stopping = read_json(tmp_path / "out" / "Case_1_diffseg.json")["run"]["stopping"]
     assert (stopping["max_samples"], stopping["stable_with"]) == (4, None)
-    assert segment(case, "--until-stable", 1) == common.CANNOT_RUN
+
+
+@pytest.mark.parametrize("tolerance", ["0.5", "-0.1", "nan", "a"])
+def test_tolerance_that_is_none_is_refused_with_the_unit(tolerance: str, capsys) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["segment", "case", "--out", "o", "--until-stable", tolerance])
+    assert exit_.value.code == common.CANNOT_RUN
+    told = capsys.readouterr().err
+    assert f"'{tolerance}' is not a number from 0 to 0.2: 0.005 is half a per cent" in told
 
 
 def test_report_is_written_and_carries_the_record(segment, tmp_path: Path, capsys) -> None:
@@ -208,6 +217,16 @@ def test_slices_are_those_of_the_file_and_the_end_is_excluded(segment, tmp_path:
     assert [entry["slice"] for entry in record["slices"]] == [3, 4]
     truth = load(case / "Case_1_seg.nii.gz")[..., 3:5] > 0
     assert record["scores"]["dice"] == pytest.approx(compute_dice(part[..., 3:5] > 0.5, truth))
+
+
+def test_a_part_of_the_tumour_is_called_that(segment, tmp_path: Path, capsys) -> None:
+    case = write_synthetic(tmp_path / "in", "Case_1")
+    for slices, where in (("4:7", "slices 4 to 6"), ("5", "slice 5")):
+        assert segment(case, "--samples", 2, "--slices", slices) == 0
+        assert f" in {where} (a part of the tumour), confidence " in capsys.readouterr().out
+    for whole in ((), ("--slices", "0:12")):
+        assert segment(case, "--samples", 2, *whole) == 0
+        assert "part of the tumour" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -429,6 +448,37 @@ def test_info_tells_of_a_second_encoder(tmp_path: Path, capsys) -> None:
     assert record["run"]["model"]["encoders"] == ["U-Net", "SegNet"]
     page = (tmp_path / "out" / "Case_1_report.html").read_text(encoding="utf-8")
     assert re.search(r"Samples begin from\W+\w+\W+\w*\W*U-Net and SegNet", page)
+
+
+def test_info_tells_of_all_training_and_not_of_the_last_run_alone(tmp_path: Path, capsys) -> None:
+    model = tiny_model()
+    first = {"sha256": "a", "provenance": {"training_s": 3600, "images_seen": 147000}}
+    unet = {"training_s": 720, "images_seen": 984, "init": first}
+    last = {
+        "training_s": 3,
+        "images_seen": 16,
+        "init": first,
+        "init_encoder": {"sha256": "b", "provenance": unet},
+    }
+    path = tmp_path / "model.safetensors"
+    save_checkpoint(path, model.network, model.preprocessing, model.card, last)
+    assert main(["info", "--checkpoint", str(path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (told,) = (place for place, line in enumerate(lines) if "148,000 images in 1.20 h" in line)
+    assert lines[told].endswith("the last run alone:")
+    assert [line.split() for line in lines[told + 1 :]] == [
+        ["images_seen", "16"],
+        ["training_s", "3"],
+    ]
+
+
+def test_info_reads_a_record_of_any_kind(tmp_path: Path, capsys) -> None:
+    model = tiny_model()
+    path = tmp_path / "model.safetensors"
+    strange = {"images_seen": "many", "init": "a model", "init_encoder": {"provenance": {"a": 1}}}
+    save_checkpoint(path, model.network, model.preprocessing, model.card, strange)
+    assert main(["info", "--checkpoint", str(path)]) == 0
+    assert re.search(r"images_seen +many", capsys.readouterr().out)
 
 
 def test_info_without_the_bundled_model_still_describes_another(

@@ -106,7 +106,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("--name", help="what the model is called in lists (default: as MODEL)")
     add("--description", help="what it is for, and its limits (default: as MODEL)")
     add("--steps", type=int, help="recommended sampling steps (default: as MODEL)")
-    add("--dtype", choices=("float32", "float16"), default="float32")
+    add(
+        "--dtype",
+        choices=("float32", "float16"),
+        default="float32",
+        help="of the weights in the file (default: %(default)s)",
+    )
     return parser
 
 

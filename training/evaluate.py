@@ -255,7 +255,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add("cases", type=Path, metavar="CASES_DIR", help="folder of cases with labels")
     add("--out", type=Path, required=True, metavar="DIR", help="for the CSV files")
     add("--split", type=Path, metavar="FILE", help="split file; default: every case of the folder")
-    add("--part", choices=("training", "validation"), default="validation", help="of the split")
+    add(
+        "--part",
+        choices=("training", "validation"),
+        default="validation",
+        help="of the split (default: %(default)s)",
+    )
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--checkpoint", type=Path, metavar="FILE", help="default: the bundled model")
     which.add_argument(

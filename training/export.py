@@ -147,8 +147,18 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("out", type=Path, help="model file to write, .safetensors")
-    parser.add_argument("--weights", choices=("last", "best"), default="last")
-    parser.add_argument("--dtype", choices=("float32", "float16"), default="float32")
+    parser.add_argument(
+        "--weights",
+        choices=("last", "best"),
+        default="last",
+        help="of the end of the run, or of the best validation Dice (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "float16"),
+        default="float32",
+        help="of the weights in the file (default: %(default)s)",
+    )
     parser.add_argument("--name", help="what the model is called in lists")
     parser.add_argument("--description", default="", help="what it is for, and its limits")
     parser.add_argument("--steps", type=int, help="recommended sampling steps")

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from napari_diffseg.core.model import DiffusionModel
+from napari_diffseg.core.provenance import ORIGINS
 from napari_diffseg.core.unet import UNet
-from training.baselines.checkpoint import ORIGINS
 from training.config import OptimiserConfig, RunConfig, TrainingConfig, config_values
 from training.data import BatchPlan, SliceCache, load_batch
 from training.ema import ExponentialMovingAverage

@@ -99,8 +99,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("cache", type=Path, help="cache of training.prepare")
     parser.add_argument("out", type=Path, help="JSON file to write")
-    parser.add_argument("--validation", type=float, default=0.1, help="share of the patients")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--validation", type=float, default=0.1, help="share of the patients (default: %(default)s)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument(
         "--keys",
         type=Path,

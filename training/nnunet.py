@@ -225,7 +225,12 @@ def make_parser() -> argparse.ArgumentParser:
             metavar="N",
             help="slices of an iteration, for more and shorter ones (default: as nnU-Net plans)",
         )
-        action.add_argument("--device", choices=("cpu", "cuda", "mps"), default="cuda")
+        action.add_argument(
+            "--device",
+            choices=("cpu", "cuda", "mps"),
+            default="cuda",
+            help="default: %(default)s",
+        )
     return parser
 
 

@@ -10,6 +10,9 @@ from training.bootstrap import Value, sign_flip_p_value, wilcoxon_p_value
 from training.cells import Cell, Table, signed_mean
 from training.systems import LINES, REFERENCE, Evaluation, Line, describe_missing
 
+_SMALLEST_P: Final = 0.001
+"""Smaller ones are printed as less than this."""
+
 Keyed = dict[tuple[str, int | None], Value]
 """A value by case and slice, with its patient."""
 
@@ -105,11 +108,16 @@ def _cell(differences: list[Value], digits: int) -> Cell:
     mean, p = signed_mean(differences, digits), wilcoxon_p_value(differences)
     if p is None:
         return mean
-    return Cell(f"{mean.text}, p {p:.3f}", (*mean.numbers, ("p", p)))
+    return Cell(f"{mean.text}, p {_say(p)}", (*mean.numbers, ("p", p)))
 
 
 def _p_cell(p: float | None) -> Cell:
-    return Cell("-") if p is None else Cell(f"{p:.3f}", (("", p),))
+    return Cell("-") if p is None else Cell(_say(p), (("", p),))
+
+
+def _say(p: float) -> str:
+    """Return three decimals; no p is 0."""
+    return f"{p:.3f}" if p >= _SMALLEST_P else f"< {_SMALLEST_P:g}"
 
 
 def _describe(found: Mapping[str, Evaluation]) -> str:

@@ -198,12 +198,19 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("cases_dir", type=Path, help="folder with BraTS cases, at any depth")
     parser.add_argument("out", type=Path, help="folder of the cache; can be completed later")
     parser.add_argument(
-        "--config", default="fast", help="configuration whose [preprocessing] is used"
+        "--config",
+        default="fast",
+        help="configuration whose [preprocessing] is used (default: %(default)s)",
     )
     parser.add_argument(
         "--replace", action="store_true", help="give up what was prepared with other settings"
     )
-    parser.add_argument("--workers", type=int, default=2, help="processes; each takes about 1 GB")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=2,
+        help="processes; each takes about 1 GB (default: %(default)s)",
+    )
     return parser
 
 

@@ -5,7 +5,8 @@ uncertainty), and may hold ``members/NAME`` (evaluations with many members: the 
 and ``sheets/NAME`` (of `training.sheet`: steps against members). Nothing is measured here.
 
 The report is one Markdown file; beside it, in a folder of its name, are ``data`` (the CSV files
-that it is made of, so that it can be made again), ``tables`` (CSV) and ``figures`` (SVG and PNG).
+that it is made of, so that it can be made again, with its title and introduction if it was given
+any), ``tables`` (CSV) and ``figures`` (SVG and PNG).
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from napari_diffseg.core.errors import DiffsegError
+from training.about import About, read_about, write_about
 from training.cells import Cell, Table
 from training.comparison import RANKING_NOTES, make_published, make_sections
 from training.figures import write_figure
@@ -31,9 +33,9 @@ from training.plots import (
     plot_risk_coverage,
     plot_thresholds,
 )
-from training.results import FILES, SheetRow, SliceRow, read_rows
+from training.results import FILES, SYSTEMS, SheetRow, SliceRow, read_rows
 from training.sheet_report import describe_sheet, make_sheet_tables, plot_sheet
-from training.systems import Evaluation, find_evaluations, read_evaluation
+from training.systems import NOT_RUN, Evaluation, find_evaluations, read_evaluation
 
 _ABOUT = ("system", "model", "model_sha256", "sampler", "steps", "samples", "seed", "slices")
 
@@ -63,8 +65,11 @@ def _to_markdown(part: str | Table | Plot, folder: str) -> str:
     return part
 
 
-def make_report(folder: Path) -> Report:
+def make_report(folder: Path, about: About | None = None) -> Report:
     """Read everything below a folder.
+
+    Systems that were not evaluated have rows that say so, unless most were not: a report on two
+    of them is about these two.
 
     Raises
     ------
@@ -79,11 +84,12 @@ def make_report(folder: Path) -> Report:
             f"{folder} holds no evaluation in systems/, members/ or sheets/. Run `python -m "
             f"training.evaluate ... --out {folder / 'systems' / 'ddpm'}`."
         )
-    report = Report(["# Results"])
+    report = Report([*(about or About()).to_parts()])
     report.add("What was evaluated", _table_of_evaluations(systems, members))
     if systems:
+        few = 2 * len(systems) < len(SYSTEMS)
         for heading, tables in make_sections(systems):
-            report.add(heading, *tables)
+            report.add(heading, *(map(_drop_not_run, tables) if few else tables))
             if heading == "Threshold" and tables:
                 report.parts.append(plot_thresholds(systems))
             if heading == "Segmentation":
@@ -109,6 +115,10 @@ def find_folders(folder: Path, cls: type[SliceRow | SheetRow]) -> list[Path]:
     return sorted(path.parent for path in folder.glob(f"*/{FILES[cls]}"))
 
 
+def _drop_not_run(table: Table) -> Table:
+    return replace(table, lines=[line for line in table.lines if str(line[1]) != NOT_RUN])
+
+
 def _table_of_evaluations(
     systems: Mapping[str, Evaluation], members: Sequence[Evaluation]
 ) -> Table:
@@ -129,7 +139,7 @@ def _table_of_evaluations(
 def write_report(report: Report, out: Path) -> None:
     """Write the Markdown file, and tables and figures beside it; old ones go.
 
-    Each file is complete or not there.
+    How it was made is told before the first section. Each file is complete or not there.
     """
     beside = out.with_suffix("")
     for name in ("tables", "figures"):
@@ -145,8 +155,9 @@ def write_report(report: Report, out: Path) -> None:
         f"({beside.name}/data): every number can be made again, none is typed. The tables are also "
         f"in [{beside.name}/tables]({beside.name}/tables), as CSV."
     )
-    title, *rest = report.parts
-    _write(out, Report([title, made, *rest]).to_markdown(beside.name))
+    parts = [*report.parts]
+    parts.insert(next(i for i, part in enumerate(parts) if str(part).startswith("## ")), made)
+    _write(out, Report(parts).to_markdown(beside.name))
 
 
 def copy_data(folder: Path, beside: Path) -> None:
@@ -190,7 +201,20 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="FILE.md",
         help="the report; tables, figures and data go into FILE/ (default: FOLDER/report.md)",
     )
+    parser.add_argument(
+        "--title", help="heading of the report; kept with its data (default: Results)"
+    )
+    parser.add_argument(
+        "--intro", metavar="MARKDOWN", help="what comes below the heading; kept with the data"
+    )
     return parser
+
+
+def find_about(arguments: argparse.Namespace, folders: Sequence[Path]) -> About:
+    """Return title and introduction: as asked for, or as the first folder has them that has any."""
+    kept = next((about for about in map(read_about, folders) if about != About()), About())
+    title, intro = arguments.title, arguments.intro
+    return About(kept.title if title is None else title, kept.intro if intro is None else intro)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -200,9 +224,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if out.suffix != ".md":
             raise DiffsegError(f"{out} must end with .md: tables and figures go beside it.")
-        report = make_report(arguments.folder)
+        data = out.with_suffix("") / "data"
+        about = find_about(arguments, (arguments.folder, data))
+        report = make_report(arguments.folder, about)
         out.with_suffix("").mkdir(parents=True, exist_ok=True)
         copy_data(arguments.folder, out.with_suffix(""))
+        if about != About():
+            write_about(data, about)
         write_report(report, out)
     except (DiffsegError, OSError) as error:
         print(f"training.report: error: {error}", file=sys.stderr)

@@ -166,7 +166,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("cases", type=Path, metavar="CASES_DIR", help="folder of cases with labels")
     add("--out", type=Path, required=True, metavar="DIR", help="for CSV, Markdown and figure")
     add("--split", type=Path, metavar="FILE", help="split file; default: every case of the folder")
-    add("--part", choices=("training", "validation"), default="validation", help="of the split")
+    add(
+        "--part",
+        choices=("training", "validation"),
+        default="validation",
+        help="of the split (default: %(default)s)",
+    )
     add("--checkpoint", type=Path, metavar="FILE", help="default: the bundled model")
     add(
         "--steps",

@@ -98,7 +98,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--data", type=Path, required=True, help="cache of training.prepare")
     parser.add_argument("--split", type=Path, required=True, help="JSON file of the split")
     parser.add_argument("--run", type=Path, required=True, help="folder of this run")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default: %(default)s)"
+    )
     parser.add_argument(
         "--resume",
         action=argparse.BooleanOptionalAction,

@@ -33,7 +33,7 @@ class InitialWeights:
     weights: Mapping[str, Tensor]
     """Of the run's network or a part of it, by name."""
     origins: Mapping[str, Mapping[str, Any]]
-    """For the run's record, by their names in `training.baselines.checkpoint.ORIGINS`."""
+    """For the run's record, by their names in `core.provenance.ORIGINS`."""
     paths: tuple[Path, ...]
 
 

@@ -8,7 +8,10 @@ Examples
 >>> import napari_diffseg as nd
 >>> case = nd.load_case("BraTS2021_00006")  # doctest: +SKIP
 >>> model = nd.load_checkpoint(nd.bundled_checkpoint())  # doctest: +SKIP
->>> *_, finished = nd.segment(case, model, nd.SegmentParams(n_samples=5))  # doctest: +SKIP
+>>> run = nd.run_case(case, model, nd.SegmentParams(n_samples=5))  # doctest: +SKIP
+>>> mask, mean = run.ensemble.wt_mask(), run.ensemble.mean_map()  # doctest: +SKIP
+
+`segment` draws the same and yields every event of it; `core.batch.segment_to_files` saves all maps.
 """
 
 from __future__ import annotations
@@ -20,9 +23,10 @@ if TYPE_CHECKING:
     from napari_diffseg.core.brats import load_case
     from napari_diffseg.core.checkpoint import bundled_checkpoint, load_checkpoint
     from napari_diffseg.core.params import SegmentParams
+    from napari_diffseg.core.run import run_case
     from napari_diffseg.core.segment import segment
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 __all__ = [
     "SegmentParams",
@@ -30,6 +34,7 @@ __all__ = [
     "bundled_checkpoint",
     "load_case",
     "load_checkpoint",
+    "run_case",
     "segment",
 ]
 
@@ -38,6 +43,7 @@ _HOME = {
     "bundled_checkpoint": "checkpoint",
     "load_case": "brats",
     "load_checkpoint": "checkpoint",
+    "run_case": "run",
     "segment": "segment",
 }
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self, TextIO
 from napari_diffseg.core.errors import CheckpointError
 from napari_diffseg.core.events import Event, Started
 from napari_diffseg.core.progress import Progress, format_time
+from napari_diffseg.core.provenance import find_records, sum_effort
 
 if TYPE_CHECKING:
     from napari_diffseg.core.checkpoint import LoadedModel
@@ -80,9 +81,9 @@ def summarise(record: ResultRecord, paths: Mapping[str, Path]) -> str:
         interval = f"{volume.low_ml:.1f} to {volume.high_ml:.1f}"
         parts[0] += f" ({len(volume.members_ml)} samples{kind}: {interval})"
     if not record.maps.whole_volume:
-        parts[0] += f" in slices {record.maps.first_slice} to {record.maps.last_slice}"
+        parts[0] += _say_where(record)
     if record.confidence is not None:
-        parts.append(f"agreement {record.confidence:.3f}")
+        parts.append(f"confidence {record.confidence:.3f}")
     if scores is not None:
         parts.append(f"Dice {scores.dice:.3f}")
         parts.append("no HD95" if scores.hd95_mm is None else f"HD95 {scores.hd95_mm:.1f} mm")
@@ -96,6 +97,12 @@ def summarise(record: ResultRecord, paths: Mapping[str, Path]) -> str:
     first, *others = paths.values()
     rest = "".join(f", {path.name.removeprefix(record.case.name)}" for path in others)
     return f"{record.case.name}: {', '.join(parts)}\n  {first}{rest}"
+
+
+def _say_where(record: ResultRecord) -> str:
+    first, last = record.maps.first_slice, record.maps.last_slice
+    where = f"slice {first}" if first == last else f"slices {first} to {last}"
+    return f" in {where}{' (a part of the tumour)' if record.is_part else ''}"
 
 
 def describe_environment() -> str:
@@ -146,8 +153,13 @@ def describe_model(model: LoadedModel, title: str) -> str:
     ]
     if model.card.description:
         rows.append(("  about", model.card.description))
+    effort, indent = sum_effort(model.provenance), "  "
+    if effort is not None and len(find_records(model.provenance)) > 1:
+        took = f"{effort.images:,} images in {effort.seconds / 3600:.2f} h, with all it began from"
+        rows.append(("  trained on", f"{took}; the last run alone:"))
+        indent = "    "
     rows += [
-        (f"  {name}", str(value))
+        (f"{indent}{name}", str(value))
         for name, value in sorted(model.provenance.items())
         if not isinstance(value, dict)  # whole configurations: for the JSON record, not for a line
     ]

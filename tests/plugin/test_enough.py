@@ -138,6 +138,8 @@ def test_panel_answers_in_a_sentence_and_draws_the_curve(desk: Desk, case_folder
     [
         ([0.9, 0.996, 0.998], "4 samples are enough: one more changes the mask by about 0.4 %"),
         ([0.996, 0.9], "Not yet: with 3 samples, one more changes the mask by about 10.0 %"),
+        ([0.996, 0.9946], "Not yet: with 3 samples, one more changes the mask by about 0.54 %"),
+        ([0.996, 0.9954], "3 samples are enough: one more changes the mask by about 0.46 %"),
     ],
 )
 def test_the_answer_follows_the_rule(dices: list[float], text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -63,9 +64,13 @@ def test_every_sample_is_shown_at_once_and_the_visible_slice_comes_first(
     np.testing.assert_array_equal(desk.layer("mask").data[4], first.probability >= 128)
     assert desk.widget.run.state == "running"
     assert 0 < desk.widget.run.progress.value() < desk.widget.run.progress.maximum()
-    assert "left" in desk.widget.run.status.full_text()
+    # A sample of a whole volume has a slice sample on each of its slices.
+    progress = re.match(r"(\d+) of 40 slice samples · .* left", desk.widget.run.status.full_text())
+    assert progress is not None
+    assert int(progress[1]) >= 1
     slow_motion.go()
     desk.wait_until_ready()
+    assert ": 5 samples, slices " in desk.widget.run.status.full_text()
     order = [event.z for event in slow_motion.events if isinstance(event, SampleDone)]
     distances = [abs(z - 4) for z in order]
     assert distances == sorted(distances)

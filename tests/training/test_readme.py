@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import argparse
 import importlib
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,6 +34,34 @@ def test_command_of_the_readme_is_understood(
     options = re.findall(r"--\w[\w-]*", arguments)
     printed = capsys.readouterr().out
     assert all(option in printed for option in options)
+
+
+def list_arguments(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for part in action.choices.values():
+                yield from list_arguments(part)
+        else:
+            yield action
+
+
+@pytest.mark.parametrize("module", sorted({module for module, _ in COMMANDS}))
+def test_help_tells_what_an_option_is_without_being_given(
+    module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsers: list[argparse.ArgumentParser] = []
+
+    def keep(parser: argparse.ArgumentParser, *_: object) -> None:
+        parsers.append(parser)
+        raise SystemExit
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", keep)
+    with pytest.raises(SystemExit):
+        importlib.import_module(module).main([])
+    for action in list_arguments(parsers[0]):
+        has_default = action.default not in (None, "", argparse.SUPPRESS) and action.nargs != 0
+        if has_default and action.default != []:
+            assert "default: " in str(action.help), action.option_strings
 
 
 def test_launched_commands_are_understood() -> None:

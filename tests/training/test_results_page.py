@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from training import report
+from training.about import ABOUT, read_about
 from training.report import main
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -34,4 +36,15 @@ def test_page_is_made_of_its_numbers(
 @pytest.mark.parametrize("name", PAGES)
 def test_committed_data_are_numbers(name: str) -> None:
     files = [path for path in (DOCS / name / "data").rglob("*") if path.is_file()]
+    files.remove(DOCS / name / "data" / ABOUT)
     assert {path.suffix for path in files} == {".csv"}
+
+
+def test_pages_say_what_sets_them_apart() -> None:
+    abouts = [read_about(DOCS / name / "data") for name in PAGES]
+    assert len({about.title for about in abouts}) == len(PAGES)
+    assert all("**DDPM " in about.intro for about in abouts)
+    for about in abouts:
+        linked = re.findall(r"\]\(([^)]+)\)", about.intro)
+        assert linked
+        assert all((DOCS / link).is_file() for link in linked)

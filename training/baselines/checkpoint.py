@@ -27,8 +27,6 @@ from training.baselines.networks import make_network
 
 SCHEMA_VERSION = 1
 HEADER_KEY = "diffseg_baseline"
-ORIGINS = ("init", "init_encoder", "init_second_encoder")
-"""Names, in the provenance of a trained network, of what its weights began from."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,10 +20,11 @@ from napari_diffseg.core.events import Event
 from napari_diffseg.core.levels import encode_probability
 from napari_diffseg.core.params import SegmentParams
 from napari_diffseg.core.preprocessing import PreparedCase, PreprocessingConfig
+from napari_diffseg.core.provenance import find_records, sum_effort
 from napari_diffseg.core.run import run_case
 from napari_diffseg.core.segment import order_slices, resolve_device
 from napari_diffseg.core.serialisation import to_dict
-from training.baselines.checkpoint import ORIGINS, LoadedBaseline
+from training.baselines.checkpoint import LoadedBaseline
 from training.baselines.networks import draw_members
 from training.data import hash_cases, load_split, name_training_patients
 
@@ -269,14 +270,11 @@ def collect_members(
 
 def describe_effort(network: torch.nn.Module, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Return parameters, hours and images seen, with those of the model that a run began from."""
-    records = _find_records(provenance)
-    seconds = sum(float(record.get("training_s", 0)) for record in records)
-    images = sum(int(record.get("images_seen", 0)) for record in records)
-    known = any("images_seen" in record for record in records)
+    effort = sum_effort(provenance)
     return {
         "parameters": sum(p.numel() for p in network.parameters()),
-        "training_hours": f"{seconds / 3600:.2f}" if known else "",
-        "images_seen": images if known else "",
+        "training_hours": "" if effort is None else f"{effort.seconds / 3600:.2f}",
+        "images_seen": "" if effort is None else effort.images,
     }
 
 
@@ -286,7 +284,7 @@ def find_training_patients(provenance: Mapping[str, Any]) -> frozenset[str]:
     Earlier records have the hash of their names alone; it tells where the split is one of ours.
     """
     found: set[str] = set()
-    for record in _find_records(provenance):
+    for record in find_records(provenance):
         if "training_patients" in record:
             found.update(map(str, record["training_patients"]))
         elif "data_hash" in record:
@@ -294,19 +292,3 @@ def find_training_patients(provenance: Mapping[str, Any]) -> frozenset[str]:
                 if hash_cases(split.training) == record["data_hash"]:
                     found |= name_training_patients(split)
     return frozenset(found)
-
-
-def _find_records(provenance: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the records of a model and of all that it began from, each once."""
-    found: dict[str, Mapping[str, Any]] = {"": provenance}
-
-    def visit(record: Mapping[str, Any]) -> None:
-        for name in ORIGINS:
-            origin = record.get(name) or {}
-            parent, key = origin.get("provenance"), origin.get("sha256", str(len(found)))
-            if parent and key not in found:
-                found[key] = parent
-                visit(parent)
-
-    visit(provenance)
-    return list(found.values())

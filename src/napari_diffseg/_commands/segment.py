@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import TYPE_CHECKING
 
 from napari_diffseg._commands.common import (
@@ -14,7 +15,7 @@ from napari_diffseg._commands.common import (
 )
 from napari_diffseg._commands.table import write_table
 from napari_diffseg.core.errors import DiffsegError
-from napari_diffseg.core.params import SAMPLERS, SegmentParams
+from napari_diffseg.core.params import MAX_TOLERANCE, SAMPLERS, SegmentParams
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -71,11 +72,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--until-stable",
-        type=float,
+        type=parse_tolerance,
         metavar="TOL",
         help="draw fewer than N samples when the last two have changed the mask by no more than "
-        "this, as 1 - Dice, for example 0.005 (with --consensus staple or closest: the majority's "
-        "mask)",
+        "this, as 1 - Dice: 0.005 is half a per cent (with --consensus staple or closest: the "
+        "majority's mask)",
     )
     parser.add_argument(
         "--steps", type=int, metavar="K", help="sampling steps (default: as the model recommends)"
@@ -183,6 +184,19 @@ def parse_slices(text: str) -> tuple[int | None, int | None]:
     if None not in numbers and numbers[0] >= numbers[1]:  # type: ignore[operator]
         raise argparse.ArgumentTypeError(f"{text!r} holds no slice: the end is not included")
     return numbers
+
+
+def parse_tolerance(text: str) -> float:
+    """Read a change of the mask as 1 - Dice; a number of per cent would stop any run at once."""
+    try:
+        tolerance = float(text)
+    except ValueError:
+        tolerance = math.nan
+    if not 0.0 <= tolerance <= MAX_TOLERANCE:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not a number from 0 to {MAX_TOLERANCE:g}: 0.005 is half a per cent"
+        )
+    return tolerance
 
 
 def _run_segment(arguments: argparse.Namespace) -> int:

@@ -153,7 +153,14 @@ def describe_convergence(additions: Sequence[Addition]) -> str:
         return f"{there} cannot tell. Draw {MIN_MEMBERS} or more."
     dices = [addition.dice for addition in additions]
     dice = min(dices[-QUIET_ADDITIONS:])
-    change = f"{100 * (1 - dice):.1f} % (Dice {dice:.3f})"
+    change = f"{_say_percent(1 - dice)} (Dice {dice:.3f})"
     if is_stable(dices, DEFAULT_TOLERANCE):
         return f"{n} samples are enough: one more changes the mask by about {change}."
     return f"Not yet: with {n} samples, one more changes the mask by about {change}."
+
+
+def _say_percent(change: float) -> str:
+    """Return per cent with one decimal, near the tolerance with as many as tell them apart."""
+    percent, tolerance = 100 * change, 100 * DEFAULT_TOLERANCE
+    digits = next((n for n in (1, 2) if round(percent, n) != round(tolerance, n)), 3)
+    return f"{percent:.{digits}f} %"

@@ -18,7 +18,7 @@ from qtpy.QtWidgets import (
 
 from napari_diffseg._widgets.form import Fold, Form, Row, describe, make_chooser
 from napari_diffseg.core.convergence import DEFAULT_TOLERANCE
-from napari_diffseg.core.params import MAX_SEED, SAMPLERS, SamplerName
+from napari_diffseg.core.params import MAX_SEED, MAX_TOLERANCE, SAMPLERS, SamplerName
 
 if TYPE_CHECKING:
     from napari_diffseg._settings import Settings
@@ -264,7 +264,7 @@ class ParametersSection(Form):
             "are drawn.",
         )
         self.tolerance = QDoubleSpinBox()
-        self.tolerance.setRange(0.1, 20.0)
+        self.tolerance.setRange(0.1, 100 * MAX_TOLERANCE)
         self.tolerance.setSingleStep(0.1)
         self.tolerance.setDecimals(1)
         self.tolerance.setValue(100 * DEFAULT_TOLERANCE)

@@ -13,10 +13,12 @@ if TYPE_CHECKING:
 
 
 class RunTexts:
-    """Counts the samples of the run that was started last, and words what became of it."""
+    """Counts the slice samples of the run that was started last, and words what became of it."""
 
     def __init__(self) -> None:
+        # Of slice samples: one member on one slice.
         self._n_drawn = self._n_planned = 0
+        self._members: set[int] = set()
         self._drawn_on: set[int] = set()
         self._left_s: float | None = None
         self._stops_early = False
@@ -27,14 +29,16 @@ class RunTexts:
         self._stops_early = stops_early
 
     def plan(self, n_samples: int) -> None:
-        """Take how many samples are to be drawn."""
+        """Take how many slice samples are to be drawn."""
         self._n_drawn, self._n_planned = 0, n_samples
+        self._members.clear()
         self._drawn_on.clear()
         self._left_s = None
 
     def take(self, sample: SampleDone) -> None:
-        """Count a sample."""
+        """Count a slice sample."""
         self._n_drawn += 1
+        self._members.add(sample.member)
         self._drawn_on.add(sample.z)
 
     def take_time(self, left_s: float | None) -> None:
@@ -46,14 +50,14 @@ class RunTexts:
         if self._left_s is None:
             return None
         most = "at most " if self._stops_early else ""
-        text = f"{self._n_drawn} of {most}{self._n_planned} samples"
+        text = f"{self._n_drawn} of {most}{self._n_planned} slice samples"
         return f"{text} · {most}{format_duration(self._left_s)} left"
 
     def describe_cancelled(self) -> str:
         """Say what stays of a run that was cancelled."""
         if not self._n_drawn:
             return "Cancelled before the first sample."
-        return f"Cancelled. {self._n_drawn} samples were drawn and stay."
+        return f"Cancelled. {self._n_drawn} slice samples were drawn and stay."
 
     def describe_finished(self, run: Run, elapsed_s: float) -> str:
         """Say what was drawn, where, in what time, and whether it was stable."""
@@ -62,7 +66,8 @@ class RunTexts:
         stable = self._describe_stability(run)
         if stable:
             return f"{stable}, {where}, in {took}."
-        return f"Done in {took}: {self._n_drawn} samples, {where}."
+        n = len(self._members)
+        return f"Done in {took}: {n} sample{'s' * (n != 1)}, {where}."
 
     def explain_nothing_to_do(self, run: Run) -> str:
         """Say why no sample was drawn, and what to do for more."""

@@ -13,6 +13,10 @@ SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 MAX_SEED = 2**31 - 1
 """The largest number that a field of the dock can hold."""
 
+MAX_TOLERANCE = 0.2
+"""The largest `SegmentParams.tolerance` that dock and command line take: a mask of which a fifth
+may change is not stable."""
+
 
 @dataclass(frozen=True)
 class SegmentParams:

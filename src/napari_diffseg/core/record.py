@@ -9,11 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from napari_diffseg.core.consensus import ConsensusKind
+from napari_diffseg.core.geometry import Geometry
 from napari_diffseg.core.levels import MapKind
 from napari_diffseg.core.params import SamplerName
 from napari_diffseg.core.uncertainty import IntervalKind
-from napari_diffseg.core.verdict import Verdict
+from napari_diffseg.core.verdict import Verdict, goes_on_beyond
 
 RECORD_SCHEMA_VERSION = 2
 """2 added what is needed to open a result again: `members` and `maps.judged_slices`."""
@@ -94,6 +97,12 @@ class CaseRecord:
     source_affine: tuple[tuple[float, ...], ...]
     notes: tuple[str, ...]
     """What about the images may harm the result."""
+
+    @property
+    def n_slices(self) -> int:
+        """Axial slices of the scan."""
+        affine = np.asarray(self.source_affine, np.float64)
+        return Geometry.from_affine(self.shape_xyz, affine).shape[0]
 
 
 @dataclass(frozen=True)
@@ -252,3 +261,12 @@ class ResultRecord:
     """None when nobody has painted on the mask."""
     verdict: Verdict | None = None
     """How far the result can be relied on, in words."""
+
+    @property
+    def is_part(self) -> bool:
+        """Whether the mask goes on beyond the slices that the volume is about."""
+        if self.maps.whole_volume:
+            return False
+        judged = {k for first, last in self.maps.judged_slices for k in range(first, last + 1)}
+        with_mask = [entry.slice for entry in self.slices if entry.mask_mm2 > 0]
+        return goes_on_beyond(with_mask, judged, self.case.n_slices)

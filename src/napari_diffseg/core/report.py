@@ -90,7 +90,7 @@ def make_report(
         f"<h1>{escape(case.name)}</h1>",
         page.make_paragraph(DISCLAIMER, "warning"),
         *sections.tell_notes(record),
-        *sections.tell_figures(record, case.geometry.shape[0]),
+        *sections.tell_figures(record),
         *_show_slices(case, ensemble, record, edited),
         *sections.tell_profile(record),
         *sections.tell_work_list(record),

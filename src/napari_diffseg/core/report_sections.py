@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from napari_diffseg.core import report_page as page
 from napari_diffseg.core.consensus import USES_THRESHOLD
 from napari_diffseg.core.profile_svg import draw_profile
-from napari_diffseg.core.verdict import goes_on_beyond
 
 if TYPE_CHECKING:
     from napari_diffseg.core.record import ResultRecord, VolumeRecord
@@ -32,11 +31,8 @@ def tell_notes(record: ResultRecord) -> Iterator[str]:
         )
 
 
-def tell_figures(record: ResultRecord, n_slices: int) -> Iterator[str]:
-    """Give the figures to be read at a glance, and what they are about.
-
-    ``n_slices`` are those of the scan.
-    """
+def tell_figures(record: ResultRecord) -> Iterator[str]:
+    """Give the figures to be read at a glance, and what they are about."""
     volume, scores = record.volume, record.scores
     tiles = [
         ("Volume", f"{volume.mask_ml:.2f} mL", say_interval(volume)),
@@ -57,19 +53,11 @@ def tell_figures(record: ResultRecord, n_slices: int) -> Iterator[str]:
     yield page.make_paragraph(
         f"All figures are about {what}. Slices have the numbers that the file has, from 0.", "soft"
     )
-    if _is_part(record, n_slices):
+    if record.is_part:
         yield page.make_paragraph(
             "The mask reaches the end of these slices: the volume is that of a part of the tumour.",
             "warning",
         )
-
-
-def _is_part(record: ResultRecord, n_slices: int) -> bool:
-    if record.maps.whole_volume:
-        return False
-    judged = {k for first, last in record.maps.judged_slices for k in range(first, last + 1)}
-    with_mask = [entry.slice for entry in record.slices if entry.mask_mm2 > 0]
-    return goes_on_beyond(with_mask, judged, n_slices)
 
 
 def say_interval(volume: VolumeRecord) -> str:
