@@ -538,11 +538,10 @@ def test_interrupt_leaves_no_partial_files(
     with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True) as process:
         signal.signal(signal.SIGINT, before)
         assert process.stderr is not None
-        line = process.stderr.readline()
-        assert "x 2000 samples" in line
+        assert any("x 2000 samples" in line for line in process.stderr)  # libraries may warn before
         time.sleep(0.2)
         process.send_signal(number)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=120)
     assert process.returncode == 128 + number
     assert "Traceback" not in errors
     assert ("Interrupted. What was finished is kept" in errors) is (number == signal.SIGINT)

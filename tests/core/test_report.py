@@ -245,7 +245,7 @@ def open_in_browser(path: Path, folder: Path) -> Visit:
         ],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=True,
     )
     asked = re.findall(r'"url":"https?://([^/":]+)', log.read_text(encoding="utf-8"))

@@ -122,10 +122,10 @@ def test_too_many_samples_for_the_memory_say_so(
 
     desk.open(case_folder)
     desk.segment()
-    monkeypatch.setattr(ensemble.np, "zeros", refuse)
     desk.widget.parameters.n_samples.setValue(100)
-    desk.click(desk.widget.run.button)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(ensemble.np, "zeros", refuse)
+        desk.click(desk.widget.run.button)
     assert "Choose fewer samples" in desk.widget.run.message.text()
     assert desk.widget.run.state == "ready"
     desk.widget.parameters.n_samples.setValue(6)

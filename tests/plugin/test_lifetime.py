@@ -33,8 +33,9 @@ def running(
     desk.widget.parameters.whole_volume.click()
     desk.widget.parameters.n_steps.setValue(20)
     desk.click(desk.widget.run.button)
-    slow_motion.go(1 + 20 + 15)  # a first batch of slices, and some steps of the second
-    desk.wait(lambda: "mean" in desk.roles)
+    n_events = 1 + 20 + 15  # a first batch of slices, and some steps of the second
+    slow_motion.go(n_events)
+    desk.wait(lambda: len(slow_motion.events) == n_events and "mean" in desk.roles)
     return desk
 
 

@@ -432,7 +432,7 @@ def test_a_second_click_while_the_model_loads_cancels(
 
     def load(path: object) -> Any:
         loading.set()
-        assert loaded.wait(20)
+        assert loaded.wait(120)
         return tiny_model()
 
     desk = make_desk(slow_motion, load)

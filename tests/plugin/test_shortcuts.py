@@ -21,7 +21,7 @@ def test_keys_run_and_show_and_hide(make_desk: Callable[..., Desk], case_folder:
     desk = make_desk(show=True)
     desk.open(case_folder)
     window = desk.widget.window()
-    with desk.qtbot.waitActive(window):  # Qt knows no keys of windows without the focus
+    with desk.qtbot.waitActive(window, timeout=60_000):  # keys need a window with the focus
         window.activateWindow()
     press(desk, Qt.Key.Key_Return, Qt.KeyboardModifier.ControlModifier)
     assert desk.widget.run.state == "running"

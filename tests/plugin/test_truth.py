@@ -83,7 +83,7 @@ def test_filter_hides_uncertain_voxels_and_tells_the_dice_of_the_rest(
     brain = (case.prior_image != 0).any(axis=0) & run.evaluated[:, None, None]
     rest = brain & ~hidden
     dice = compute_dice(run.mask.astype(bool) & rest, case.wt_truth & rest)
-    assert f"Dice of the rest {dice:.3f}" in panel.rest.text()
+    desk.wait(lambda: f"Dice of the rest {dice:.3f}" in panel.rest.text())
     assert f"Hidden: {hidden.sum() / brain.sum():.1%} of the brain" in panel.rest.text()
     assert "AUROC" in panel.detection.text()
     assert "ECE" in panel.calibration.text()

@@ -32,7 +32,7 @@ class Window(QMainWindow):
 def window(qtbot: QtBot) -> Window:
     window = Window()
     qtbot.addWidget(window)
-    with qtbot.waitExposed(window):
+    with qtbot.waitExposed(window, timeout=60_000):
         window.show()
     window.drawn.clear()
     return window
@@ -41,7 +41,7 @@ def window(qtbot: QtBot) -> Window:
 def test_each_call_is_drawn_before_the_next(window: Window, qtbot: QtBot) -> None:
     turns = Turns(window.dock)
     turns.add([lambda name=name: window.call(name) for name in "abc"])
-    qtbot.waitUntil(lambda: bool(window.drawn) and window.drawn[-1] == 3)
+    qtbot.waitUntil(lambda: bool(window.drawn) and window.drawn[-1] == 3, timeout=60_000)
     assert window.calls == ["a", "b", "c"]
     assert {1, 2, 3} <= set(window.drawn)
     assert window.updatesEnabled()
@@ -57,7 +57,7 @@ def test_a_window_whose_dock_is_closed_in_a_call_is_drawn_again(
         window.takeCentralWidget().deleteLater()
 
     turns.add([close, lambda: window.call("never")])
-    qtbot.waitUntil(lambda: window.updatesEnabled() and window.drawn[-1:] == [1])
+    qtbot.waitUntil(lambda: window.updatesEnabled() and window.drawn[-1:] == [1], timeout=60_000)
     assert window.calls == ["close"]
 
 
@@ -70,6 +70,6 @@ def test_a_window_is_drawn_again_after_a_call_that_failed(window: Window, qtbot:
 
     with qtbot.captureExceptions() as errors:
         turns.add([fail, lambda: window.call("next")])
-        qtbot.waitUntil(lambda: window.drawn[-1:] == [2])
+        qtbot.waitUntil(lambda: window.drawn[-1:] == [2], timeout=60_000)
     assert [str(error[1]) for error in errors] == ["on purpose"]
     assert window.updatesEnabled()

@@ -103,9 +103,11 @@ def test_nothing_is_kept_of_a_case_that_is_closed_meanwhile(
     desk.open(case_folder)
     desk.wait(lambda: bool(loader.threads))
     desk.viewer.layers.clear()
+    ended: list[object] = []
+    desk.widget._warm_up._newest.done.connect(ended.append)  # called after the dock's own slot
     loader.may_go.set()
-    wait_for_warm_up(desk)
-    desk.wait(lambda: desk.widget._runner.engine._prepared is None)
+    desk.wait(lambda: bool(ended))
+    assert desk.widget._runner.engine._prepared is None
 
 
 def test_the_case_that_is_chosen_last_is_prepared(

@@ -105,7 +105,7 @@ def test_arrow_keys_and_n_walk_through_the_work_list(reviewed: Desk) -> None:
     reviewed.qtbot.keyClick(work_list, Qt.Key.Key_Up)
     assert visible(reviewed) == 5
     window = reviewed.widget.window()
-    with reviewed.qtbot.waitActive(window):  # Qt knows no keys of windows without the focus
+    with reviewed.qtbot.waitActive(window, timeout=60_000):  # keys need a window with the focus
         window.activateWindow()
     button = reviewed.widget.panels[0].button
     button.setFocus()

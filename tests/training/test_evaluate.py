@@ -422,7 +422,7 @@ def test_a_case_whose_file_was_changed_is_measured_again(
     assert run("--samples", "1") == 0
     label = next((cases / "Case_2").glob("*seg*"))
     state = label.stat()
-    os.utime(label, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+    os.utime(label, ns=(state.st_atime_ns, state.st_mtime_ns + 1_000_000_000))
     sampled = []
     real = evaluation.evaluate_case
     monkeypatch.setattr(

@@ -132,7 +132,7 @@ def test_everything_is_made_once(command, tmp_path: Path, monkeypatch, capsys) -
     dice = [r.dice for r in read_rows(work / "systems" / "segnet", SliceRow) if r.member is None]
     assert 0 <= float(rows["SegNet, 1 run"]["Dice"]) <= 1
     assert float(rows["SegNet, 1 run"]["Dice"]) == pytest.approx(sum(dice) / len(dice))
-    assert rows["nnU-Net, ensemble of n"]["Dice"] == "not run"
+    assert not any(row["Dice"] == "not run" for row in rows.values())  # most systems are: left out
 
 
 def test_it_goes_on_where_it_was_stopped(command, tmp_path: Path, monkeypatch, capsys) -> None:

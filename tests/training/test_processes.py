@@ -65,9 +65,9 @@ class Together(Processes):
 
     def gather(self, item):
         self._table[self.share.index] = item
-        self._barrier.wait(30)
+        self._barrier.wait(120)
         items = [self._table[index] for index in range(self.count)]
-        self._barrier.wait(30)
+        self._barrier.wait(120)
         return items
 
     def any(self, flag: bool) -> bool:
@@ -231,7 +231,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def wait_for_row(path: Path, step: int, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         if path.exists() and f"\n{step}," in path.read_text("utf-8"):
             return
@@ -264,7 +264,7 @@ def test_two_processes_take_the_steps_of_one_and_stop_together(
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as launcher:
         wait_for_row(run / "train.csv", 9, launcher)
         launcher.terminate()
-        _, said = launcher.communicate(timeout=120)
+        _, said = launcher.communicate(timeout=300)
     assert launcher.returncode != 0
     assert "2 processes, each with 2 slices of a batch" in said
     record = read_record(run / STATE_NAME)
@@ -277,7 +277,9 @@ def test_two_processes_take_the_steps_of_one_and_stop_together(
     reference = start_reference(tiny_data, tmp_path / "one", *overrides)
     assert_same_curve(rows, [reference.run_step() for _ in range(n_steps)], rel=2e-4)
     validated = [int(row["step"]) for row in read(run / "validation.csv")]
-    assert validated == list(range(4, n_steps + 1, 4))
+    due = list(range(4, n_steps + 1, 4))
+    # The signal may have come during the last one, which is made up for later.
+    assert validated in (due, due[:-1] if n_steps % 4 == 0 else due)
     assert len(list((run / "previews").iterdir())) == len(validated)
     (session,) = json.loads((run / "run.json").read_text("utf-8"))["sessions"]
     assert session["processes"] == 2
@@ -321,7 +323,7 @@ def test_two_processes_go_on_with_a_run_of_one_and_none_survives_the_other(
     try:
         wait_for_row(run / "train.csv", 12, first)
         second.kill()
-        _, said = first.communicate(timeout=120)
+        _, said = first.communicate(timeout=300)
     finally:
         for process in both:
             process.kill()
