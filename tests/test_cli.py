@@ -106,7 +106,10 @@ def test_writes_the_maps_on_the_source_grid(segment, tmp_path: Path, capsys) -> 
     assert not mean[load(case / "Case_1_t1.nii.gz") == 0].any()
     printed = capsys.readouterr()
     assert printed.out.startswith("Case_1: ")
-    assert re.search(r" mL \(3 samples: [\d.]+ to [\d.]+\), confidence 0\.", printed.out)
+    assert re.search(
+        r" mL, likely [\d.]+ to [\d.]+ \(3 samples: [\d.]+ to [\d.]+\), confidence 0\.",
+        printed.out,
+    )
     assert f"{out / 'Case_1_mask.nii.gz'}, _mean.nii.gz, _variance.nii.gz, _dis" in printed.out
     assert "[1/1] Case_1: " in printed.err
     assert " slices x 3 samples x 3 steps on cpu" in printed.err

@@ -17,6 +17,7 @@ from training.cells import (
     number_cell,
     score_cell,
 )
+from training.coverage import HEAD, NOTES, make_cells
 from training.paired import make_paired_table
 from training.ranking import make_ranking_table
 from training.results import SYSTEMS, CalibrationRow, TimingRow, UncertaintyRow
@@ -148,7 +149,8 @@ def _describe_slices(found: Mapping[str, Evaluation]) -> str:
 
 
 def _table_of_volumes(found: Mapping[str, Evaluation]) -> Table:
-    head = ["system", "3-D Dice", "3-D HD95 (mm)", "volume error (mL)", "absolute (mL)", "empty"]
+    measures = ("3-D Dice", "3-D HD95 (mm)", "volume error (mL)", "absolute (mL)", "empty")
+    head = ["system", *measures, *HEAD]
     lines: list[list[Cell | str]] = []
     where = set()
     for line in LINES:
@@ -169,12 +171,14 @@ def _table_of_volumes(found: Mapping[str, Evaluation]) -> Table:
                 mean_with_interval([(r.patient, r.volume_error_ml) for r in rows], 1),
                 mean_with_interval([(r.patient, abs(r.volume_error_ml)) for r in rows], 1),
                 Cell(str(n_empty), (("", n_empty),)),
+                *make_cells(evaluation, line),
             ]
         )
     slices = " and ".join(f"{first} to {last}" for first, last in sorted(where)) or "?"
     notes = (
         f"Means over cases (95 % bootstrap interval over patients), of slices {slices} of each "
-        "case, those without tumour included. Volume error: predicted minus true."
+        "case, those without tumour included. Volume error: predicted minus true.\n"
+        f"{NOTES}"
     )
     return Table("volumes", head, lines, notes)
 

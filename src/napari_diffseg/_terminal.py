@@ -75,6 +75,8 @@ def summarise(record: ResultRecord, paths: Mapping[str, Path]) -> str:
     """Return a result in two lines: what it says, and where it is."""
     volume, scores = record.volume, record.scores
     parts = [f"{volume.mask_ml:.1f} mL"]
+    if volume.likely_low_ml is not None:
+        parts[0] += f", likely {volume.likely_low_ml:.1f} to {volume.likely_high_ml:.1f}"
     if volume.interval is not None and record.maps.n_members > 1:
         # Not "mask (low to high)": the mask of the mean need not lie between the members' masks.
         kind = "" if volume.interval == "range" else f" {volume.interval}"

@@ -281,6 +281,17 @@ def test_voxels_are_counted_above_any_threshold_while_samples_come():
     assert ensemble.wt_mask(0.84, 1).sum() == ensemble.mask_voxels(1, 0.84).sum()
 
 
+@pytest.mark.parametrize("of", ["probabilities", "masks"])
+def test_voxels_of_the_mean_are_counted_as_the_mask_has_them(of):
+    ensemble, _, _ = partly_sampled()
+    for k in (6, 2, 1, 4):
+        for threshold in (0.1, 0.5, 0.9):
+            counts = ensemble.voxels_above(threshold, k, of)
+            expected = (ensemble.mean_map(k, of) > threshold).sum(axis=(1, 2))
+            np.testing.assert_array_equal(counts, expected)
+            assert counts[0] == 0 < counts[1:].sum()
+
+
 def test_probabilities_are_stored_to_the_nearest_level_and_half_is_outside():
     p = np.linspace(0, 1, 2041, dtype=np.float32)
     levels = encode_probability(p)

@@ -124,11 +124,28 @@ def test_one_sample_has_a_volume_and_no_interval() -> None:
     assert volume.members_ml == pytest.approx([4 * VOXEL_ML])
     assert volume.median_ml == pytest.approx(4 * VOXEL_ML)
     assert (volume.low_ml, volume.high_ml, volume.interval) == (None, None, None)
+    assert (volume.likely_low_ml, volume.likely_high_ml) == (None, None)
     ensemble = ensemble_of(WHOLE, HALF, slices=range(2))
     ensemble.add(0, 2, np.zeros(SHAPE[1:], np.uint8))
     slices = record_of(make_case(HALF), ensemble).slices
     assert (slices[1].low_ml, slices[1].high_ml) == pytest.approx((4 * VOXEL_ML, 8 * VOXEL_ML))
     assert (slices[2].low_ml, slices[2].high_ml) == (None, None)
+
+
+def test_likely_volume_is_of_the_mean_probability_in_the_slices_asked_for() -> None:
+    ensemble = Ensemble(3, SHAPE)
+    ramp = np.linspace(0, 255, SHAPE[1] * SHAPE[2]).reshape(SHAPE[1:])
+    for member, share in enumerate((0.9, 1.0, 0.2)):
+        for z in range(SHAPE[0] - (member == 2)):  # the last one lacks a slice
+            ensemble.add(member, z, (share * ramp).astype(np.uint8))
+    for options in ({}, {"of": "masks"}, {"consensus": "closest"}, {"k": 2}, {"z_range": (1, 3)}):
+        volume = record_of(make_case(HALF), ensemble, **options).volume
+        first, end = options.get("z_range", (0, 3))
+        mean = ensemble.mean_map(options.get("k"))[first:end]
+        assert volume.likely_low_ml == pytest.approx((mean > 0.9).sum() * VOXEL_ML)
+        assert volume.likely_high_ml == pytest.approx((mean > 0.1).sum() * VOXEL_ML)
+        assert volume.high_ml is not None
+        assert volume.likely_low_ml < volume.high_ml < volume.likely_high_ml
 
 
 def test_slices_have_the_numbers_of_the_source_file() -> None:

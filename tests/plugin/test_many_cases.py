@@ -100,10 +100,12 @@ def test_the_list_has_volumes_and_marks_and_is_ordered_by_confidence(
     volume = read_record(cohort, "Case_002")["volume"]
     assert column(desk, 2)[1:] == [f"{volume['mask_ml']:.2f}", ""]
     assert column(desk, 3)[1:] == [f"{volume['low_ml']:.2f}–{volume['high_ml']:.2f}", ""]
+    likely = f"likely {volume['likely_low_ml']:.2f}–{volume['likely_high_ml']:.2f} mL"
     tree, case_list = desk.widget.case_list.tree, desk.widget.case_list
     marks = [tree.topLevelItem(i) for i in range(3)]
     assert [item.icon(4).isNull() for item in marks] == [True, False, True]
     assert "Do not rely on it." in marks[1].toolTip(4)
+    assert likely in marks[1].toolTip(2)
     case_list.unsure_first.click()
     assert column(desk, 0) == ["Case_002", "Case_001", "Case_003"]
     assert tree.currentItem().text(0) == "Case_001"  # still the one on screen

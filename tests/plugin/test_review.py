@@ -176,9 +176,41 @@ def test_volume_with_the_interval_over_members(reviewed: Desk) -> None:
     samples = reviewed.layer("samples").data
     voxels = (samples >= 128).sum(axis=(1, 2, 3)) / 1000  # 1 mm voxels
     mask_ml = reviewed.layer("mask").data.sum() / 1000
-    text = reviewed.widget.readout.volume.text()
-    assert f"{mask_ml:.2f} mL" in text
-    assert f"{voxels.min():.2f}–{voxels.max():.2f}, range of 5" in text
+    readout = reviewed.widget.readout
+    assert f"{mask_ml:.2f} mL" in readout.volume.text()
+    assert f"{voxels.min():.2f}–{voxels.max():.2f} mL (range of 5)" in readout.samples.text()
+
+
+def test_likely_volume_follows_the_samples_used_and_nothing_else(reviewed: Desk) -> None:
+    ensemble, readout = reviewed.widget.ensemble, reviewed.widget.readout
+    run = reviewed.widget.stage.run
+    assert run is not None
+    levels = run.ensemble.members_uint8()
+    ramp = np.linspace(0, 255, levels[0, 0].size).reshape(levels.shape[2:])
+    (z,) = np.flatnonzero(run.is_sampled)
+    for member, share in enumerate((1.0, 0.85, 0.7, 0.55, 0.4)):
+        run.ensemble.add(member, int(z), (share * ramp).astype(np.uint8))
+
+    def likely(k: int) -> str:
+        mean = levels[:k].mean(axis=0) / 255
+        sure, possible = ((mean > threshold).sum() / 1000 for threshold in (0.9, 0.1))
+        return f"{sure:.2f}–{possible:.2f} mL"
+
+    assert len({likely(2), likely(4), likely(5)}) == 3
+    ensemble.members.setValue(4)
+    reviewed.wait(lambda: readout.likely.text() == likely(4))
+    assert "46 of 58 patients" in readout.likely.toolTip()
+    assert "19 of the same 58" in readout.samples.toolTip()
+    ensemble.members.setValue(2)
+    reviewed.wait(lambda: readout.likely.text() == likely(2))
+    ensemble.kind.setCurrentIndex(ensemble.kind.findData("masks"))
+    ensemble.threshold.setValue(84)
+    reviewed.wait(lambda: "range of 2" in readout.samples.text())
+    assert readout.likely.text() == likely(2)
+    ensemble.members.setValue(1)
+    reviewed.wait(lambda: readout.likely.text() == readout.samples.text() == "–")
+    ensemble.members.setValue(5)
+    reviewed.wait(lambda: readout.likely.text() == likely(5))
 
 
 def test_the_samples_are_cut_where_the_mask_is(reviewed: Desk) -> None:
@@ -188,16 +220,16 @@ def test_the_samples_are_cut_where_the_mask_is(reviewed: Desk) -> None:
     reviewed.wait(lambda: panel.profile is not None)
     ensemble.threshold.setValue(84)
     voxels = (samples > 0.84 * 255).sum(axis=(1, 2, 3)) / 1000
-    span = f"{voxels.min():.2f}–{voxels.max():.2f}, range of 5"
+    span = f"{voxels.min():.2f}–{voxels.max():.2f} mL (range of 5)"
     assert voxels.max() != (samples >= 128).sum(axis=(1, 2, 3)).max() / 1000
-    reviewed.wait(lambda: span in readout.volume.text())
-    assert f"median {np.median(voxels):.2f}" in readout.more_volumes.text()
+    reviewed.wait(lambda: span in readout.samples.text())
+    assert f"median {np.median(voxels):.2f}" in readout.samples.text()
     highest = pytest.approx(voxels.max())
     reviewed.wait(lambda: panel.profile is not None and panel.profile.high_ml[0] == highest)
     ensemble.kind.setCurrentIndex(ensemble.kind.findData("masks"))
     voxels = (samples >= 128).sum(axis=(1, 2, 3)) / 1000
-    span = f"{voxels.min():.2f}–{voxels.max():.2f}, range of 5"
-    reviewed.wait(lambda: span in readout.volume.text())
+    span = f"{voxels.min():.2f}–{voxels.max():.2f} mL (range of 5)"
+    reviewed.wait(lambda: span in readout.samples.text())
 
 
 def test_agreement_with_the_truth_is_shown_for_the_slice(reviewed: Desk) -> None:

@@ -221,9 +221,8 @@ def test_how_sure_is_told_as_a_number_and_in_words(reviewed: Desk) -> None:
     assert readout.confidence.text() == f"<b>{dice:.2f}</b>: samples mostly agree"
     weighted_ml = reviewed.layer("mean").data.sum() / 1000
     volumes_ml = masks.sum(axis=(1, 2, 3)) / 1000
-    assert readout.more_volumes.text() == (
-        f"median {np.median(volumes_ml):.2f}, weighted {weighted_ml:.2f} mL"
-    )
+    assert readout.volume.text().endswith(f" (weighted {weighted_ml:.2f})")
+    assert readout.samples.text().endswith(f", median {np.median(volumes_ml):.2f}")
     reviewed.widget.ensemble.members.setValue(1)
     reviewed.wait(lambda: readout.confidence.text() == "–")
 

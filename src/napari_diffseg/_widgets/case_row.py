@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from napari_diffseg._widgets.readout_section import format_ml
+from napari_diffseg._widgets.readout_section import format_ml, format_span
 
 if TYPE_CHECKING:
     from napari_diffseg._widgets.case_queue import Entry
@@ -60,6 +60,8 @@ def describe_volume(entry: Entry) -> str:
     if summary is None:
         return ""
     parts = [f"Mask {format_ml(summary.mask_ml)} mL"]
+    if summary.likely_low_ml is not None and summary.likely_high_ml is not None:
+        parts.append(f"likely {format_span(summary.likely_low_ml, summary.likely_high_ml)} mL")
     span = _show_span(summary)
     if span:
         kind = "range" if summary.interval == "range" else summary.interval
@@ -74,7 +76,7 @@ def describe_volume(entry: Entry) -> str:
 def _show_span(summary: CaseSummary) -> str:
     if summary.low_ml is None or summary.high_ml is None or summary.n_samples < 2:
         return ""
-    return f"{format_ml(summary.low_ml)}–{format_ml(summary.high_ml)}"
+    return format_span(summary.low_ml, summary.high_ml)
 
 
 def sort_key(entry: Entry) -> float:

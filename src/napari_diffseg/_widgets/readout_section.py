@@ -1,4 +1,4 @@
-"""The numbers: volume with its interval, and the agreement with the truth."""
+"""The numbers: volume with its intervals, and the agreement with the truth."""
 
 from __future__ import annotations
 
@@ -8,11 +8,18 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QLabel
 
 from napari_diffseg._widgets.form import Form, Row, describe
+from napari_diffseg.core.uncertainty import (
+    N_LIKELY_HELD,
+    N_MEASURED,
+    N_RANGE_HELD,
+    POSSIBLE_ABOVE,
+    SURE_ABOVE,
+)
 from napari_diffseg.core.verdict import SURE, UNSURE, VERY_UNSURE
 
 if TYPE_CHECKING:
     from napari_diffseg._widgets.agreement import Overlap
-    from napari_diffseg.core.uncertainty import VolumeInterval
+    from napari_diffseg.core.uncertainty import LikelyVolume, VolumeInterval
 
 DASH = "–"
 
@@ -27,17 +34,29 @@ class ReadoutSection(Form):
         describe(
             self.volume,
             "Volume",
-            "Volume of the mask in millilitres. In brackets: the smallest and the largest sample "
-            "(from 39 samples on, 2.5 to 97.5 % of them), cut at the threshold if that is one of "
-            "the mean of the probabilities, otherwise at 0.5.",
+            "Volume of the mask in millilitres. Weighted: the sum of the mean probability, which "
+            "is what the volume is on average, without any threshold.",
         )
-        self.more_volumes, self.confidence = QLabel(), QLabel(DASH)
+        self.likely, self.samples = QLabel(DASH), QLabel(DASH)
         describe(
-            self.more_volumes,
-            "Other volumes",
-            "The median of the samples' own volumes, and the sum of the mean probability: what the "
-            "volume is on average, without any threshold.",
+            self.likely,
+            "Likely volume",
+            "From the volume where the mean probability of two or more samples is above "
+            f"{SURE_ABOVE:g} to that where it is above {POSSIBLE_ABOVE:g}. It held the true volume "
+            f"of {N_LIKELY_HELD} of {N_MEASURED} patients (5 samples, slices 80 to 128, networks "
+            "of five folds that were trained for a shorter time): no guarantee, and other scanners "
+            "may differ.",
         )
+        describe(
+            self.samples,
+            "Volumes of the samples",
+            "The smallest and the largest of the samples' own volumes (from 39 samples on, 2.5 to "
+            "97.5 % of them) and their median, cut at the threshold if that is one of the mean of "
+            "the probabilities, otherwise at 0.5. They tell how far the samples differ, not where "
+            f"the truth is: that was between them in {N_RANGE_HELD} of the same {N_MEASURED} "
+            "patients.",
+        )
+        self.confidence = QLabel(DASH)
         describe(
             self.confidence,
             "Confidence",
@@ -67,12 +86,13 @@ class ReadoutSection(Form):
             "In 3-D over several slices, in 2-D on a single one.",
         )
         describe(self.jaccard, "Jaccard", "Intersection over union of mask and truth.")
-        labels = (self.volume, self.more_volumes, self.confidence, self.slices)
+        labels = (self.volume, self.likely, self.samples, self.confidence, self.slices)
         for label in (*labels, self.edited, self.dice, self.hd95, self.jaccard):
             label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
         self.add_row("Sampled", self.slices)
         self.add_row("Volume", self.volume)
-        self.add_row("", self.more_volumes)
+        self.add_row("Likely", self.likely)
+        self.add_row("Samples", self.samples)
         self.add_row("", self.edited)
         self.add_row("Confidence", self.confidence)
         self.add_row("Truth", Row(self.dice, self.hd95, self.jaccard))
@@ -87,20 +107,23 @@ class ReadoutSection(Form):
         expected_ml: float | None = None,
     ) -> None:
         """Show the mask's volume, and the interval over the members if there are several."""
-        if volume_ml is None:
-            self.volume.setText(DASH)
-            self.more_volumes.setText("")
-            return
-        others = [] if interval is None else [f"median {format_ml(interval.median_ml)}"]
+        text = DASH if volume_ml is None else f"<b>{format_ml(volume_ml)} mL</b>"
         if expected_ml is not None:
-            others.append(f"weighted {format_ml(expected_ml)}")
-        self.more_volumes.setText(f"{', '.join(others)} mL" if others else "")
-        text = f"<b>{format_ml(volume_ml)} mL</b>"
-        if interval is not None and interval.n_members > 1:
-            span = f"{format_ml(interval.low_ml)}–{format_ml(interval.high_ml)}"
-            kind = "range" if interval.kind == "range" else interval.kind
-            text += f" ({span}, {kind} of {interval.n_members})"
+            text += f" (weighted {format_ml(expected_ml)})"
         self.volume.setText(text)
+        self.samples.setText(DASH)
+        if interval is not None and interval.n_members > 1:
+            span = format_span(interval.low_ml, interval.high_ml)
+            kind = "range" if interval.kind == "range" else "95 %"
+            median = format_ml(interval.median_ml)
+            self.samples.setText(f"{span} mL ({kind} of {interval.n_members}), median {median}")
+
+    def show_likely(self, likely: LikelyVolume | None) -> None:
+        """Show the likely volume."""
+        if likely is None:
+            self.likely.setText(DASH)
+        else:
+            self.likely.setText(f"{format_span(likely.low_ml, likely.high_ml)} mL")
 
     def show_edited(self, volume_ml: float | None) -> None:
         """Show the volume of the mask that is painted on; without one there is no such line."""
@@ -144,3 +167,8 @@ def _named(name: str, value: str | None) -> str:
 def format_ml(volume_ml: float) -> str:
     """Return millilitres with three digits or one decimal."""
     return f"{volume_ml:.2f}" if volume_ml < 10 else f"{volume_ml:.1f}"
+
+
+def format_span(low_ml: float, high_ml: float) -> str:
+    """Return an interval of millilitres, without the unit."""
+    return f"{format_ml(low_ml)}–{format_ml(high_ml)}"

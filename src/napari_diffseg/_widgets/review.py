@@ -177,12 +177,14 @@ class Review(QObject):
         comparison = None if run is None else cut_out(run)
         if run is None or not run.is_sampled.any():
             readout.show_volume(None, None)
+            readout.show_likely(None)
             readout.show_confidence(None)
             readout.show_slices(DASH)
         else:
             volumes = run.member_volumes_ml()
             interval = compute_volume_interval(volumes) if volumes.size else None
             readout.show_volume(run.volume_ml(), interval, run.expected_ml())
+            readout.show_likely(run.likely_volume())
             readout.show_confidence(compute_confidence(run))
             evaluated = np.flatnonzero(run.evaluated)
             is_part = len(evaluated) > 1 and goes_on_beyond(

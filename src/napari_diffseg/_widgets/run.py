@@ -13,6 +13,7 @@ import numpy as np
 from napari_diffseg.core.consensus import Decision, cut_out_votes, members_threshold
 from napari_diffseg.core.ensemble import Ensemble
 from napari_diffseg.core.overlaps import Overlaps, find_closest
+from napari_diffseg.core.uncertainty import compute_likely_volume
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from napari_diffseg.core.levels import MapKind
     from napari_diffseg.core.params import SamplerName
     from napari_diffseg.core.record import RunRecord
+    from napari_diffseg.core.uncertainty import LikelyVolume
 
 
 @dataclass(frozen=True)
@@ -207,6 +209,11 @@ class Run:
         complete = self.ensemble.complete_members(self.view.k)
         voxels = self.member_voxels()[complete].sum(axis=1)
         return np.asarray(voxels * self.case.geometry.voxel_volume_ml, np.float64)
+
+    def likely_volume(self) -> LikelyVolume | None:
+        """Return the likely volume by the members in view; None with fewer than two complete."""
+        voxel_ml = self.case.geometry.voxel_volume_ml
+        return compute_likely_volume(self.ensemble, voxel_ml, self.view.k)
 
     def expected_ml(self) -> float:
         """Return the probability-weighted volume: the sum of the mean map."""

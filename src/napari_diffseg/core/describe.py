@@ -31,7 +31,12 @@ from napari_diffseg.core.record import (
     VolumeRecord,
 )
 from napari_diffseg.core.scan_notes import find_scan_notes
-from napari_diffseg.core.uncertainty import compute_agreement, compute_volume_interval
+from napari_diffseg.core.uncertainty import (
+    LikelyVolume,
+    compute_agreement,
+    compute_likely_volume,
+    compute_volume_interval,
+)
 from napari_diffseg.core.verdict import judge
 
 if TYPE_CHECKING:
@@ -191,6 +196,7 @@ def describe_result(
             mean_total * geometry.voxel_volume_ml,
             members_ml.tolist(),
             cut,
+            compute_likely_volume(ensemble, geometry.voxel_volume_ml, k, z_indices.tolist()),
         ),
         confidence=agreement.mean_pairwise_dice,
         scores=None
@@ -246,7 +252,11 @@ def describe_case(case: Case) -> CaseRecord:
 
 
 def _describe_volume(
-    mask_ml: float, expected_ml: float, members_ml: Sequence[float], cut: float
+    mask_ml: float,
+    expected_ml: float,
+    members_ml: Sequence[float],
+    cut: float,
+    likely: LikelyVolume | None,
 ) -> VolumeRecord:
     interval = compute_volume_interval(members_ml) if len(members_ml) > 1 else None
     return VolumeRecord(
@@ -258,6 +268,8 @@ def _describe_volume(
         low_ml=None if interval is None else interval.low_ml,
         high_ml=None if interval is None else interval.high_ml,
         interval=None if interval is None else interval.kind,
+        likely_low_ml=None if likely is None else likely.low_ml,
+        likely_high_ml=None if likely is None else likely.high_ml,
     )
 
 

@@ -128,7 +128,12 @@ def write_entropy(total: int, sums: Sums, target: NDArray[Any]) -> None:
 
 def level_above(threshold: float) -> int:
     """Return the lowest level whose probability is above a threshold, as `mask_writer` cuts one."""
-    return int(np.searchsorted(_mean_table(MAX_LEVEL), np.float32(threshold), side="right"))
+    return sum_above(MAX_LEVEL, threshold)
+
+
+def sum_above(total: int, threshold: float) -> int:
+    """Return the smallest sum whose mean, as `write_mean` writes it, is above a threshold."""
+    return int(np.searchsorted(_mean_table(total), np.float32(threshold), side="right"))
 
 
 def mask_writer(threshold: float) -> SliceWriter:
@@ -137,8 +142,6 @@ def mask_writer(threshold: float) -> SliceWriter:
         raise ValueError(f"the threshold is {threshold}, outside of 0 to 1")
 
     def write(total: int, sums: Sums, target: NDArray[Any]) -> None:
-        # The smallest sum whose mean is above the threshold.
-        limit = np.searchsorted(_mean_table(total), np.float32(threshold), side="right")
-        np.greater_equal(sums, limit, out=target)
+        np.greater_equal(sums, sum_above(total, threshold), out=target)
 
     return write

@@ -152,6 +152,11 @@ class VolumeRecord:
     members_threshold: float = 0.5
     """That of the mask where it is the mean probability that is cut, otherwise 0.5
     (`consensus.members_threshold`); records of before have none."""
+    likely_low_ml: float | None = None
+    likely_high_ml: float | None = None
+    """Where the mean probability is above 0.9, and above 0.1: it has held the true volume more
+    often than ``low_ml`` and ``high_ml`` (`uncertainty.compute_likely_volume`). None with fewer
+    than two members; records of before have none."""
 
 
 @dataclass(frozen=True)

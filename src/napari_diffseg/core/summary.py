@@ -32,6 +32,9 @@ class CaseSummary:
     high_ml: float | None
     interval: str | None
     """What ``low_ml`` and ``high_ml`` of the samples' own volumes are."""
+    likely_low_ml: float | None
+    likely_high_ml: float | None
+    """Where the mean probability is above 0.9, and above 0.1; None in records of before."""
     expected_ml: float
     """Sum of the mean map."""
     confidence: float | None
@@ -83,6 +86,8 @@ def summarise_record(record: ResultRecord, files: Mapping[str, str], name: str) 
         low_ml=volume.low_ml,
         high_ml=volume.high_ml,
         interval=volume.interval,
+        likely_low_ml=volume.likely_low_ml,
+        likely_high_ml=volume.likely_high_ml,
         expected_ml=volume.expected_ml,
         confidence=record.confidence,
         mean_disagreement_mm=compute_mean_disagreement_mm(record),
