@@ -79,8 +79,7 @@ def tell_figures(record: ResultRecord) -> Iterator[str]:
 
 def _likely_tiles(volume: VolumeRecord) -> Iterator[tuple[str, str, str]]:
     if volume.likely_low_ml is not None and volume.likely_high_ml is not None:
-        digits = 2 if volume.likely_high_ml < 10 else 1
-        likely = f"{volume.likely_low_ml:.{digits}f}–{volume.likely_high_ml:.{digits}f}"
+        likely = f"{volume.likely_low_ml:.2f}–{volume.likely_high_ml:.2f}"
         yield "Likely volume, mL", likely, "by the mean probability"
 
 
