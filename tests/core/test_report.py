@@ -93,10 +93,13 @@ def list_figures(record: ResultRecord) -> list[str]:
     assert record.verdict is not None
     volume = record.volume
     span = f"{volume.low_ml:.2f} to {volume.high_ml:.2f} mL"
+    assert volume.likely_high_ml is not None
+    assert volume.likely_high_ml < 100
+    digits = 2 if volume.likely_high_ml < 10 else 1
     return [
         f"{volume.mask_ml:.2f} mL",
         f"{span}, {volume.interval} of {len(volume.members_ml)} samples",
-        f"{volume.likely_low_ml:.2f}–{volume.likely_high_ml:.2f}",
+        f"{volume.likely_low_ml:.{digits}f}–{volume.likely_high_ml:.{digits}f}",
         "held the true volume of 46 of 58 patients",
         f"{volume.expected_ml:.2f} mL",
         f"{record.confidence:.3f}",

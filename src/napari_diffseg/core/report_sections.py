@@ -79,7 +79,9 @@ def tell_figures(record: ResultRecord) -> Iterator[str]:
 
 def _likely_tiles(volume: VolumeRecord) -> Iterator[tuple[str, str, str]]:
     if volume.likely_low_ml is not None and volume.likely_high_ml is not None:
-        likely = f"{volume.likely_low_ml:.2f}–{volume.likely_high_ml:.2f}"
+        # As many digits as stay on one line.
+        digits = sum(volume.likely_high_ml < limit for limit in (10, 100))
+        likely = f"{volume.likely_low_ml:.{digits}f}–{volume.likely_high_ml:.{digits}f}"
         yield "Likely volume, mL", likely, "by the mean probability"
 
 
