@@ -29,7 +29,7 @@ class ModelSection(Form):
         super().__init__()
         self._path: Path | None = None
         self.chooser = make_chooser()
-        self.chooser.addItem("Bundled: whole tumour, fast", None)
+        self.chooser.addItem("Bundled: Whole tumour, fast", None)
         self.chooser.addItem("From file…", "ask")
         self.chooser.activated.connect(self._choose)
         describe(self.chooser, "Model", _TOOLTIP)
