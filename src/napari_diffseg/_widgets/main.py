@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -27,6 +26,7 @@ from napari_diffseg._widgets.exporter import Exporter
 from napari_diffseg._widgets.form import STYLE, Column, Fold, Heading, Stack
 from napari_diffseg._widgets.lifetime import Lifetime
 from napari_diffseg._widgets.model_section import ModelSection
+from napari_diffseg._widgets.offer import Offer
 from napari_diffseg._widgets.panels import make_panels
 from napari_diffseg._widgets.parameters_section import ParametersSection
 from napari_diffseg._widgets.queue_run import QueueOptions
@@ -34,16 +34,15 @@ from napari_diffseg._widgets.readout_section import ReadoutSection
 from napari_diffseg._widgets.reopener import Reopener
 from napari_diffseg._widgets.result_layers import ResultLayers
 from napari_diffseg._widgets.review import Review
-from napari_diffseg._widgets.run import Recipe, Run
-from napari_diffseg._widgets.run_section import RunSection, format_duration
+from napari_diffseg._widgets.run import Run
+from napari_diffseg._widgets.run_section import RunSection
 from napari_diffseg._widgets.run_texts import RunTexts
 from napari_diffseg._widgets.runner import Runner
 from napari_diffseg._widgets.shortcuts import Shortcuts
 from napari_diffseg._widgets.stage import Stage
 from napari_diffseg._widgets.warm_up import WarmUp
-from napari_diffseg.core.errors import DiffsegError, ParameterError
+from napari_diffseg.core.errors import DiffsegError
 from napari_diffseg.core.events import Cancelled, Failed, Finished, SampleDone
-from napari_diffseg.core.geometry import find_z_range
 from napari_diffseg.core.params import MAX_SEED
 
 if TYPE_CHECKING:
@@ -56,7 +55,6 @@ if TYPE_CHECKING:
     from napari_diffseg.core.brats import Case
     from napari_diffseg.core.progress import Progress
 
-HINT = "Open a case or a folder of cases; the arrow has a sample."
 SEED_TOO_LARGE = (
     "The seed of this result, {seed}, is larger than this version draws with "
     f"({MAX_SEED}): it can be reviewed, but no samples can be added to it."
@@ -98,6 +96,9 @@ class DiffsegWidget(QWidget):
         self._exporter = Exporter(self.stage, self.export)
         self._desk = CaseDesk(napari_viewer, self.cases, switch, self)
         self._runner = Runner(engine or Engine(), self)
+        self._offer = Offer(
+            napari_viewer, self._desk, self.model, self.parameters, self.run, self._runner
+        )
         self._warm_up = WarmUp(self._runner, self)
         self._folder = CaseFolder(self.case_list, self._desk, self._runner, self._queue_options)
         self._closer = CaseCloser(self.cases, self._desk, self._runner)
@@ -171,7 +172,7 @@ class DiffsegWidget(QWidget):
         self._reopener.found.connect(self._show_found)
         self._reopener.told.connect(partial(self.run.message.show_message, "info"))
         self._reopener.opened_without_samples.connect(self._show_maps_only)
-        self._warm_up.done.connect(self._show_estimate)
+        self._warm_up.done.connect(self._offer.show_time)
         self._folder.settled.connect(self._show_idle)
         self._folder.told.connect(partial(self.run.message.show_message, "info"))
         self._folder.failed.connect(self._fail)
@@ -305,39 +306,17 @@ class DiffsegWidget(QWidget):
         else:
             z = find_slice(self._viewer.dims, case.geometry)
             self.parameters.show_slice(case.geometry.to_source_slice(z))
-            self._name_button(case)
+            self._offer.name_button()
             self.stage.moved.emit(z)
 
     def _turn(self, event: object = None) -> None:  # noqa: ARG002 (napari passes it)
         self.stage.turned.emit()
 
-    def _recipe(self) -> Recipe:
-        choices = self.parameters.choices()
-        return Recipe(
-            self.model.path, choices.n_steps, choices.sampler, choices.seed, choices.device
-        )
-
-    def _z_range(self, case: Case) -> tuple[int, int] | None:
-        """Canonical slices that are chosen; None is all of them.
-
-        Raises
-        ------
-        ParameterError
-            None is, in a stack of slices that has gaps.
-        """
-        choices, geometry = self.parameters.choices(), case.geometry
-        if choices.region == "slice":
-            z = find_slice(self._viewer.dims, geometry)
-            return z, z + 1
-        if choices.region == "range":
-            return find_z_range(geometry, choices.first_slice, choices.last_slice + 1)
-        return None
-
     def _queue_options(self, results: Path) -> QueueOptions:
         """What the user has chosen last is what the queue does."""
         settings = read_settings()
         return QueueOptions(
-            recipe=self._recipe(),
+            recipe=self._offer.recipe(),
             n_samples=self.parameters.choices().n_samples,
             tolerance=self.parameters.choices().tolerance,
             view=self.ensemble.own_view(),
@@ -353,51 +332,9 @@ class DiffsegWidget(QWidget):
     # -- runs
 
     def _show_idle(self) -> None:
-        """Say what the button would do now."""
-        if self._runner.is_running:
-            return
-        self._folder.queue.resume()
-        case = self._desk.current
-        if case is None:
-            self.run.set_state("no case")
-            self.run.status.setText(HINT)
-            return
-        self._name_button(case)
-        self.run.status.setText(self._describe_estimate(case))
-
-    def _name_button(self, case: Case) -> None:
-        """Let the button say how many samples it would add where some are."""
-        if self._runner.is_running:
-            return
-        choices, n_more = self.parameters.choices(), None
-        with suppress(ParameterError):  # `_describe_estimate` tells it
-            n_more = self._runner.count_missing(
-                case, self._recipe(), choices.n_samples, self._z_range(case)
-            )
-        label = "Segment"
-        if n_more:
-            up_to = "" if choices.tolerance is None else "up to "
-            label = f"Add {up_to}{n_more} sample{'s' if n_more > 1 else ''}"
-        self.run.set_state("ready", label)
-
-    def _show_estimate(self) -> None:
-        """Say how long it would take, unless there is something to read."""
-        if self._desk.current is not None:
-            self._name_button(self._desk.current)
-        if self._desk.current is not None and not self.run.status.full_text():
-            self.run.status.setText(self._describe_estimate(self._desk.current))
-
-    def _describe_estimate(self, case: Case) -> str:
-        choices = self.parameters.choices()
-        try:
-            z_range = self._z_range(case)
-        except ParameterError as error:
-            return str(error)
-        seconds = self._runner.estimate_s(case, self._recipe(), choices.n_samples, z_range)
-        if not seconds:
-            return ""
-        about = "About" if choices.tolerance is None else "At most about"
-        return f"{about} {format_duration(seconds)} at the speed of the last run."
+        if not self._runner.is_running:
+            self._folder.queue.resume()
+            self._offer.show()
 
     def _start(self) -> None:
         case = self._desk.current
@@ -412,12 +349,12 @@ class DiffsegWidget(QWidget):
         try:
             self._runner.start(
                 case,
-                self._recipe(),
+                self._offer.recipe(),
                 self.parameters.choices().n_samples,
-                self._z_range(case),
+                self._offer.z_range(case),
                 find_slice(self._viewer.dims, case.geometry)
                 if read_settings().visible_slice_first
-                else _middle(self._z_range(case) or (0, case.geometry.shape[0])),
+                else _middle(self._offer.z_range(case) or (0, case.geometry.shape[0])),
                 self.parameters.choices().tolerance,
                 self.ensemble.view(),
             )
