@@ -127,6 +127,18 @@ def test_panel_answers_in_a_sentence_and_draws_the_curve(desk: Desk, case_folder
     assert [addition.dice for addition in panel.additions] == pytest.approx(dices)
     assert f"Dice {min(dices[-2:]):.3f}" in panel.answer.text()
     assert panel.plot is not None
+    # What counts as no change is what the user sets; without the box it is half a per cent.
+    change = 1 - min(dices[-2:])
+    assert 0.001 < change < 0.2
+    parameters = desk.widget.parameters
+    parameters.stop.click()
+    parameters.tolerance.setValue(20.0)
+    assert panel.answer.text().startswith("6 samples are enough")
+    parameters.tolerance.setValue(0.1)
+    assert panel.answer.text().startswith("Not yet: with 6 samples")
+    parameters.tolerance.setValue(20.0)
+    parameters.stop.click()
+    assert panel.answer.text().startswith("Not yet") == (change > 0.005)
     # Fewer members are looked at: the curve is theirs.
     desk.widget.ensemble.members.setValue(2)
     desk.wait(lambda: len(panel.additions) == 1)

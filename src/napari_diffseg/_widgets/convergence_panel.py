@@ -31,11 +31,14 @@ if TYPE_CHECKING:
     from napari_diffseg._widgets.stage import Stage
 
 MAP_COLOUR = "#cc79a7"
-TOOLTIP = "How much each further sample changes the mask, and how far the mean map still is off."
+TOOLTIP = (
+    "How much each further sample changes the mask, and how far the mean map still is off. "
+    "Half a per cent counts as no change, or what is set beside Stop when stable."
+)
 
 
 class ConvergencePanel(Panel):
-    """Follows the samples that are looked at, and the threshold."""
+    """Follows the samples that are looked at, the threshold and the tolerance."""
 
     def __init__(self, stage: Stage) -> None:
         body = QWidget()
@@ -56,6 +59,7 @@ class ConvergencePanel(Panel):
         super().__init__(stage, "Is n enough?", body, TOOLTIP)
         self._newest = Newest(self)
         self._newest.done.connect(self._show)
+        stage.tolerance_changed.connect(self._answer_again)
         self.clear()
 
     def refresh(self, run: Run) -> None:
@@ -80,8 +84,15 @@ class ConvergencePanel(Panel):
     def _show(self, result: object) -> None:
         if isinstance(result, tuple):
             self.additions = result
-            self.answer.setText(describe_convergence(result))
+            self._answer()
             self._draw()
+
+    def _answer(self) -> None:
+        self.answer.setText(describe_convergence(self.additions, self.stage.tolerance))
+
+    def _answer_again(self) -> None:
+        if self.additions:
+            self._answer()
 
     def _draw(self) -> None:
         has_curve = len(self.additions) > 1
@@ -145,22 +156,24 @@ def measure(
     return meter.additions
 
 
-def describe_convergence(additions: Sequence[Addition]) -> str:
-    """Answer in one sentence whether there are enough samples."""
+def describe_convergence(
+    additions: Sequence[Addition], tolerance: float = DEFAULT_TOLERANCE
+) -> str:
+    """Answer in one sentence whether there are enough samples, for a tolerance as 1 - Dice."""
     n = len(additions) + 1
     if n < MIN_MEMBERS:
         there = "One sample" if n == 1 else f"{n} samples"
         return f"{there} cannot tell. Draw {MIN_MEMBERS} or more."
     dices = [addition.dice for addition in additions]
     dice = min(dices[-QUIET_ADDITIONS:])
-    change = f"{_say_percent(1 - dice)} (Dice {dice:.3f})"
-    if is_stable(dices, DEFAULT_TOLERANCE):
+    change = f"{_say_percent(1 - dice, tolerance)} (Dice {dice:.3f})"
+    if is_stable(dices, tolerance):
         return f"{n} samples are enough: one more changes the mask by about {change}."
     return f"Not yet: with {n} samples, one more changes the mask by about {change}."
 
 
-def _say_percent(change: float) -> str:
+def _say_percent(change: float, tolerance: float) -> str:
     """Return per cent with one decimal, near the tolerance with as many as tell them apart."""
-    percent, tolerance = 100 * change, 100 * DEFAULT_TOLERANCE
-    digits = next((n for n in (1, 2) if round(percent, n) != round(tolerance, n)), 3)
+    percent, limit = 100 * change, 100 * tolerance
+    digits = next((n for n in (1, 2) if round(percent, n) != round(limit, n)), 3)
     return f"{percent:.{digits}f} %"

@@ -153,7 +153,7 @@ class DiffsegWidget(QWidget):
         self._desk.opened.connect(self._show_idle)
         self._desk.failed.connect(self._fail)
         self.model.changed.connect(self._change_model)
-        self.parameters.changed.connect(self._show_idle)
+        self.parameters.changed.connect(self._follow_parameters)
         self.run.start_wanted.connect(self._start)
         self.run.cancel_wanted.connect(self._cancel)
         self._runner.preparing.connect(self._show_preparing)
@@ -335,6 +335,10 @@ class DiffsegWidget(QWidget):
         if not self._runner.is_running:
             self._folder.queue.resume()
             self._offer.show()
+
+    def _follow_parameters(self) -> None:
+        self.stage.set_tolerance(self.parameters.choices().tolerance)
+        self._show_idle()
 
     def _start(self) -> None:
         case = self._desk.current

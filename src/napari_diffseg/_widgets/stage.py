@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from qtpy.QtCore import QObject, Signal
 
 from napari_diffseg._layers import find_slice, slice_position_mm
+from napari_diffseg.core.convergence import DEFAULT_TOLERANCE
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
@@ -27,6 +28,8 @@ class Stage(QObject):
         another one.
     is_running : bool
         Whether samples are being added to it.
+    tolerance : float
+        Largest change of the mask that counts as none, as 1 - Dice.
     """
 
     shown = Signal()
@@ -42,6 +45,8 @@ class Stage(QObject):
     """The viewer shows another canonical slice."""
     turned = Signal()
     """The viewer shows other axes, or 3-D."""
+    tolerance_changed = Signal()
+    """Another change of the mask counts as none."""
     released = Signal()
     """The widget is going: stop timers and tasks, and touch nothing any more."""
 
@@ -51,11 +56,19 @@ class Stage(QObject):
         self.layers = layers
         self.run: Run | None = None
         self.is_running = False
+        self.tolerance = DEFAULT_TOLERANCE
 
     @property
     def visible_z(self) -> int | None:
         """The canonical slice on screen; None without a run."""
         return None if self.run is None else find_slice(self.viewer.dims, self.run.case.geometry)
+
+    def set_tolerance(self, tolerance: float | None) -> None:
+        """Choose the largest change of the mask that counts as none; None: the default."""
+        tolerance = DEFAULT_TOLERANCE if tolerance is None else tolerance
+        if tolerance != self.tolerance:
+            self.tolerance = tolerance
+            self.tolerance_changed.emit()
 
     def go_to_slice(self, z: int) -> None:
         """Show a canonical slice of the run's case."""
