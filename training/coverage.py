@@ -47,6 +47,18 @@ def make_cells(evaluation: Evaluation, line: Line) -> list[Cell]:
     return [*cells, number_cell(find_likely_width(evaluation), 2)]
 
 
+def describe_coverage(evaluation: Evaluation) -> str:
+    """Say the same in a sentence, "" where there is nothing to count."""
+    parts = []
+    if (likely := count_in_likely(evaluation)) is not None:
+        width = find_likely_width(evaluation)
+        wide = "" if width is None else f" (as wide as {width:.2f} of the mask's volume, median)"
+        parts.append(f"in the likely volume of {likely.n_held} of {likely.n_cases} cases{wide}")
+    if (spanned := count_in_range(evaluation)) is not None:
+        parts.append(f"in the members' own range of {spanned.n_held} of {spanned.n_cases}")
+    return f"The true volume lies {', '.join(parts)}." if parts else ""
+
+
 def count_in_range(evaluation: Evaluation) -> Coverage | None:
     """Count the cases whose true volume lies within the interval that the members' own span.
 

@@ -28,6 +28,7 @@ from training.cells import (
     signed_mean,
 )
 from training.comparison import make_comparison, pool_ece
+from training.coverage import describe_coverage
 from training.results import (
     FILES,
     MASKS,
@@ -35,12 +36,10 @@ from training.results import (
     RUN,
     CalibrationRow,
     CaseRow,
-    SettingRow,
     SliceRow,
     UncertaintyRow,
-    read_rows,
 )
-from training.systems import find_evaluations
+from training.systems import find_evaluations, read_evaluation
 
 AnyRow = TypeVar("AnyRow", SliceRow, CaseRow)
 
@@ -53,23 +52,20 @@ def make_report(folder: Path) -> str:
     DiffsegError
         A CSV file is missing or damaged, or holds no slice with tumour.
     """
-    slices = read_rows(folder, SliceRow)
-    cases = read_rows(folder, CaseRow)
+    evaluation = read_evaluation(folder)
+    slices, cases = evaluation.slices, evaluation.cases
     if not slices:
         raise DiffsegError(f"{folder}: no slice has tumour, so there is no table.")
-    settings = {row.name: row.value for row in read_rows(folder, SettingRow)}
     parts = [
-        _describe(settings, slices),
+        _describe(evaluation.settings, slices),
         _table_of_slices(slices),
         _differences(slices),
-        *(
-            _table_of_cases([row for row in cases if row.whole_volume == whole])
-            for whole in (False, True)
-            if any(row.whole_volume == whole for row in cases)
-        ),
-        _table_of_maps(read_rows(folder, UncertaintyRow), read_rows(folder, CalibrationRow)),
+        _table_of_cases([row for row in cases if not row.whole_volume]),
+        describe_coverage(evaluation),
+        _table_of_cases([row for row in cases if row.whole_volume]),
+        _table_of_maps(evaluation.uncertainty, evaluation.calibration),
     ]
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
 
 
 def _describe(settings: dict[str, str], slices: Sequence[SliceRow]) -> str:
@@ -142,6 +138,8 @@ def _differences(rows: Sequence[SliceRow]) -> str:
 
 
 def _table_of_cases(rows: Sequence[CaseRow]) -> str:
+    if not rows:
+        return ""
     runs, ensemble = (
         [row for row in rows if row.method == RUN and row.member == 0],
         [row for row in rows if row.method == PROBABILITIES],

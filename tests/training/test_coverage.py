@@ -9,9 +9,17 @@ import pytest
 from napari_diffseg.core import uncertainty
 from tests.training.test_comparison import rows_of, write_system
 from training.comparison import make_comparison, make_sections
-from training.coverage import HEAD, Coverage, count_in_likely, count_in_range, find_likely_width
+from training.coverage import (
+    HEAD,
+    Coverage,
+    count_in_likely,
+    count_in_range,
+    describe_coverage,
+    find_likely_width,
+)
 from training.results import CaseRow, ThresholdRow, write_rows
 from training.systems import find_evaluations, read_evaluation
+from training.table import make_report
 
 DOCS = Path(__file__).parents[2] / "docs"
 FOLDS = DOCS / "results-cross-validation" / "data" / "systems" / "ddpm"
@@ -71,6 +79,18 @@ def test_the_table_tells_how_often_the_truth_is_in_either_interval(systems: Path
     assert table["SegNet, 1 run"][-3:] == nothing  # one member, and no threshold was measured
     assert table["U-Net, 1 run"] == ["not run", *["-"] * 7]
     assert "above 0.9 and above 0.1" in report.split("## In 3-D")[1].split("\n## ")[0]
+
+
+def test_the_tables_of_one_evaluation_tell_it_in_a_sentence(systems: Path) -> None:
+    assert describe_coverage(read_evaluation(systems / "ddpm")) == (
+        "The true volume lies in the likely volume of 2 of 3 cases (as wide as 1.00 of the mask's "
+        "volume, median), in the members' own range of 2 of 3."
+    )
+    assert describe_coverage(read_evaluation(systems / "segnet")) == ""
+    report = make_report(FOLDS)
+    before, after = report.split("The true volume lies in the likely volume of 46 of 58 cases")
+    assert "3-D, slices 80 to 128" in before
+    assert "19 of 58." in after
 
 
 def test_each_interval_has_the_cases_that_it_holds(systems: Path) -> None:

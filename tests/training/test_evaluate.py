@@ -497,7 +497,7 @@ def test_nothing_to_evaluate(tmp_path: Path, checkpoint: Path, capsys) -> None:
     assert main([str(tmp_path / "empty"), *options]) == 2
     assert "holds no BraTS case" in capsys.readouterr().err
     assert table_main([str(tmp_path / "out")]) == 2
-    assert "slices.csv cannot be read" in capsys.readouterr().err
+    assert "Run `python -m training.evaluate` into this folder first" in capsys.readouterr().err
 
 
 # -------------------------------------------------------------------------------------- the table
