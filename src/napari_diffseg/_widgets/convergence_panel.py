@@ -13,7 +13,6 @@ from napari_diffseg._widgets.newest import Newest
 from napari_diffseg._widgets.panel import Panel
 from napari_diffseg._widgets.plots import make_plot
 from napari_diffseg.core.convergence import (
-    DEFAULT_TOLERANCE,
     MIN_MEMBERS,
     QUIET_ADDITIONS,
     Addition,
@@ -156,9 +155,7 @@ def measure(
     return meter.additions
 
 
-def describe_convergence(
-    additions: Sequence[Addition], tolerance: float = DEFAULT_TOLERANCE
-) -> str:
+def describe_convergence(additions: Sequence[Addition], tolerance: float) -> str:
     """Answer in one sentence whether there are enough samples, for a tolerance as 1 - Dice."""
     n = len(additions) + 1
     if n < MIN_MEMBERS:
