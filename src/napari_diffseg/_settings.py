@@ -99,14 +99,24 @@ def _read_map(value: Any) -> str:
 
 
 def _read_model(value: Any) -> Path | None:
-    path = Path(str(value)).expanduser() if value else None
-    if path is not None and not path.is_file():
-        raise ValueError("is no file")
+    path = _read_path(value)
+    try:
+        if path is not None and not path.is_file():
+            raise ValueError("is no file")
+    except OSError as error:  # a folder that one may not look into, a name that is too long
+        raise ValueError(f"cannot be looked at ({error.strerror or error})") from error
     return path
 
 
+def _read_path(value: Any) -> Path | None:
+    try:
+        return Path(str(value)).expanduser() if value else None
+    except RuntimeError as error:  # ~name of nobody
+        raise ValueError("begins with no user's folder") from error
+
+
 def _read_folder(value: Any) -> Path | None:
-    path = Path(str(value)).expanduser() if value else None
+    path = _read_path(value)
     if path is not None and not path.is_absolute():
         raise ValueError("is no full path of a folder")
     return path

@@ -102,6 +102,16 @@ def test_wrong_values_are_named_and_replaced(tmp_path: Path) -> None:
     assert "auto is used instead." in settings.problems[0]
 
 
+def test_paths_that_cannot_be_looked_at_are_named_and_replaced(tmp_path: Path) -> None:
+    nobody = "~no-such-user-of-diffseg/x"
+    settings = parse_settings({"model": nobody, "results_folder": nobody})
+    assert dataclasses.replace(settings, problems=()) == DEFAULTS
+    assert [nobody in problem for problem in settings.problems] == [True, True]
+    settings = parse_settings({"model": str(tmp_path / ("x" * 300))})
+    assert settings.model is None
+    assert "Preferences, Model file" in settings.problems[0]
+
+
 def test_the_dock_says_which_preference_is_wrong(
     preferences: Any, make_desk: Callable[..., Desk]
 ) -> None:
