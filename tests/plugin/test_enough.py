@@ -9,7 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from napari_diffseg._widgets.convergence_panel import ConvergencePanel, describe_convergence
+from napari_diffseg._widgets.convergence_panel import (
+    ConvergencePanel,
+    describe_convergence,
+    measure,
+)
+from napari_diffseg._widgets.run import View
 from napari_diffseg.core.convergence import Addition, compute_convergence
 from napari_diffseg.core.metrics import compute_dice
 from tests.plugin.conftest import Desk
@@ -50,6 +55,16 @@ def test_the_mask_on_screen_is_the_one_that_has_to_be_stable(
     assert (stopping.threshold, stopping.of, stopping.stable_with) == (0.8, "masks", 3)
     dices = [each.dice for each in compute_convergence(members[:3], 0.8, "masks")]
     assert stopping.dice == pytest.approx(min(dices))
+
+
+def test_the_panel_judges_the_mask_that_the_run_watches(
+    members: np.ndarray,
+) -> None:
+    z_indices = np.arange(members.shape[1])
+    view = View(6, threshold=0.8, of="probabilities", consensus="majority")
+    expected = compute_convergence(members, 0.5, "masks")  # the greyed out threshold has no effect
+    assert measure(members, range(6), z_indices, view) == expected
+    assert expected != compute_convergence(members, 0.8, "probabilities")
 
 
 def test_drawing_stops_when_the_mask_is_stable(

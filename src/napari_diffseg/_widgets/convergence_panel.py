@@ -12,6 +12,7 @@ from napari_diffseg._widgets.form import SPACING
 from napari_diffseg._widgets.newest import Newest
 from napari_diffseg._widgets.panel import Panel
 from napari_diffseg._widgets.plots import make_plot
+from napari_diffseg.core.consensus import find_watched
 from napari_diffseg.core.convergence import (
     MIN_MEMBERS,
     QUIET_ADDITIONS,
@@ -148,7 +149,8 @@ def measure(
     view: View,
 ) -> tuple[Addition, ...]:
     """Compute what each complete member has changed on the sampled slices."""
-    meter = ConvergenceMeter(z_indices.tolist(), view.threshold, view.of)
+    threshold, of = find_watched(view.consensus, view.threshold, view.of)
+    meter = ConvergenceMeter(z_indices.tolist(), threshold, of)
     for z in z_indices.tolist():
         for member in complete:
             meter.add(z, members[member, z])
