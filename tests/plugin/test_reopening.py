@@ -438,3 +438,24 @@ def test_it_is_opened_from_the_menu_onto_the_case_that_is_open(
     desk.wait(lambda: "mask" in desk.roles)
     assert desk.roles.count("image") == 4
     assert desk.widget.ensemble.members.maximum() == 3
+
+
+def test_samples_that_are_not_saved_are_kept_when_a_result_is_opened(
+    make_desk: Callable[..., Desk], saved: Path, case_folder: Path
+) -> None:
+    desk = make_desk()
+    case = desk.open(case_folder)
+    desk.widget.parameters.n_samples.setValue(4)
+    desk.segment()
+    drawn = desk.layer("samples")
+    reopen(desk, saved)
+    run = desk.widget._runner.find_run(case)
+    assert run.ensemble.n_members == 3  # the saved result is what is worked on
+    assert drawn in desk.viewer.layers
+    assert len(drawn.data) == 4
+    assert not drawn.visible
+    assert "kept" in desk.widget.run.message.text()
+    # A result from a file is still there when another one takes its place.
+    shown = len(desk.viewer.layers)
+    reopen(desk, saved)
+    assert len(desk.viewer.layers) == shown

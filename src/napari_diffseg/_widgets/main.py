@@ -248,12 +248,13 @@ class DiffsegWidget(QWidget):
             self._show_idle()
         self._runner.forget_case(case)
 
-    def _show_reopened(self, run: Run) -> None:
+    def _show_reopened(self, run: Run, keep_others: bool = False) -> None:
         """Show a result from a file as if it had just been drawn."""
         self.ensemble.show_view(run.view)  # first: who shows a run looks at it as the sliders say
         self._desk.choose(run.case)
-        self._layers.show(run, self.ensemble.chosen_overlay(), at_once=True)
-        self._layers.set_overlay(run, self.ensemble.chosen_overlay())
+        overlay = self.ensemble.chosen_overlay()
+        self._layers.show(run, overlay, keep_others=keep_others, at_once=True)
+        self._layers.set_overlay(run, overlay)
         self._layers.show_legends()
         asked = np.flatnonzero(run.asked)
         ends = sorted(run.case.geometry.to_source_slice(int(z)) for z in asked[[0, -1]])

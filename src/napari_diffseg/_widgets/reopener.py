@@ -23,12 +23,13 @@ MEMBERS_MISSING = (
     "The samples of this result were not saved: its maps are shown as they are, and the sliders "
     "cannot change them. Segment draws new samples, which replace it."
 )
+EARLIER_KEPT = "The layers of the samples that were drawn before are kept, hidden."
 
 
 class Reopener(QObject):
     """Looks for layers of results, those that are there and, of saved ones, those that come."""
 
-    adopted = Signal(object)  # Run, from a file
+    adopted = Signal(object, bool)  # Run, from a file; whether there were samples of no file
     found = Signal(object)  # Run, of a dock that was closed
     told = Signal(str)
     opened_without_samples = Signal(object, str, str)  # Case, kind of message, message
@@ -92,10 +93,12 @@ class Reopener(QObject):
             if role in of_result:
                 setattr(run, role, of_result[role].data)
         run.mask.fill(0)  # before the dock was there it could be painted on
+        earlier = self._runner.find_run(saved.case)
+        keep_earlier = earlier is not None and earlier.has_own_samples
         self._runner.adopt(run)
-        self.adopted.emit(run)
-        if note:
-            self.told.emit(note)
+        self.adopted.emit(run, keep_earlier)
+        if notes := [text for text in (EARLIER_KEPT * keep_earlier, note) if text]:
+            self.told.emit(" ".join(notes))
 
 
 def explain_missing_members(saved: SavedResult) -> tuple[Kind, str]:

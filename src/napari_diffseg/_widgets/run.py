@@ -99,6 +99,11 @@ class Run:
         self.is_reopened = False
         self.is_unsaved = False
 
+    @property
+    def has_own_samples(self) -> bool:
+        """Whether it did not come from a file as it is: some of its samples may be in none."""
+        return self.is_unsaved or not self.is_reopened
+
     def ask(self, z_range: tuple[int, int] | None, z_indices: Iterable[int]) -> None:
         """Note which slices a run will cover, and which of them it will sample."""
         first, end = z_range or (0, len(self.asked))
