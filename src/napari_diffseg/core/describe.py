@@ -248,7 +248,15 @@ def describe_case(case: Case) -> CaseRecord:
         voxel_volume_ml=geometry.voxel_volume_ml,
         source_affine=tuple(tuple(map(float, row)) for row in geometry.source_affine),
         notes=find_scan_notes(case),
+        slice_numbers=_find_stretches(geometry.slice_numbers or ()),
     )
+
+
+def _find_stretches(numbers: Sequence[int]) -> SliceRanges:
+    """Return the stretches of numbers that follow each other."""
+    ordered = np.array(sorted(numbers), np.int64)
+    stretches = np.split(ordered, np.flatnonzero(np.diff(ordered) > 1) + 1)
+    return tuple((int(part[0]), int(part[-1])) for part in stretches if part.size)
 
 
 def _describe_volume(

@@ -6,6 +6,7 @@ What is not known or not defined is None, in JSON null; NaN does not occur.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,12 +98,21 @@ class CaseRecord:
     source_affine: tuple[tuple[float, ...], ...]
     notes: tuple[str, ...]
     """What about the images may harm the result."""
+    slice_numbers: SliceRanges = ()
+    """Of a stack of slice files, the numbers that their names have; empty: counted from 0."""
 
     @property
     def n_slices(self) -> int:
         """Axial slices of the scan."""
         affine = np.asarray(self.source_affine, np.float64)
         return Geometry.from_affine(self.shape_xyz, affine).shape[0]
+
+    def find_positions(self, numbers: Iterable[int]) -> set[int]:
+        """Return where slices of these numbers are in the scan, from 0 to `n_slices` - 1."""
+        ranges = self.slice_numbers or ((0, self.n_slices - 1),)
+        there = (k for first, last in ranges for k in range(first, last + 1))
+        position = {number: index for index, number in enumerate(there)}
+        return {position[number] for number in numbers if number in position}
 
 
 @dataclass(frozen=True)
@@ -274,4 +284,5 @@ class ResultRecord:
             return False
         judged = {k for first, last in self.maps.judged_slices for k in range(first, last + 1)}
         with_mask = [entry.slice for entry in self.slices if entry.mask_mm2 > 0]
-        return goes_on_beyond(with_mask, judged, self.case.n_slices)
+        where = self.case.find_positions
+        return goes_on_beyond(where(with_mask), where(judged), self.case.n_slices)

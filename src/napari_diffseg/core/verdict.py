@@ -76,7 +76,7 @@ def goes_on_beyond(with_mask: Iterable[int], judged: Collection[int], n_slices: 
     Parameters
     ----------
     with_mask, judged
-        Numbers of the slices on which the mask has a voxel, and of those that it is about.
+        Positions of the slices on which the mask has a voxel, and of those that it is about.
     n_slices
         Of the scan.
     """
