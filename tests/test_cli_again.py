@@ -110,7 +110,8 @@ def test_a_result_of_another_model_or_of_other_images_is_not(run, cases, tmp_pat
         shutil.copytree(tmp_path / "elsewhere" / name, tmp_path / "in" / name)
     assert run("--samples", 1, "--skip-done", model=1) == (0, [])  # the same place
     shutil.move(tmp_path / "in" / "Case_1", tmp_path / "in" / "moved" / "Case_1")
-    assert run("--samples", 1, "--skip-done", model=1) == (0, ["Case_1"])
+    assert run("--samples", 1, "--skip-done", model=1) == (1, [])  # nobody knows what it is of
+    assert run("--samples", 1, "--skip-done", "--overwrite", model=1) == (0, ["Case_1"])
 
 
 def test_a_result_without_one_of_its_files_is_not_done(run, cases, tmp_path: Path) -> None:
@@ -169,6 +170,24 @@ def test_a_result_with_an_edited_mask_is_not_replaced_unasked(
     assert f"Case_1 note: {edited} is left from an earlier run" in capsys.readouterr().err
     assert edited.read_bytes() == before[edited]
     assert read_json(tmp_path / "out" / "Case_1_diffseg.json")["maps"]["n_members"] == 2
+
+
+def test_a_result_of_other_images_is_not_replaced_unasked(
+    run, cases, tmp_path: Path, capsys
+) -> None:
+    run("--samples", 1)
+    record = tmp_path / "out" / "Case_1_diffseg.json"
+    before = record.read_bytes()
+    (tmp_path / "in").rename(tmp_path / "study_a")
+    write_synthetic(tmp_path / "in" / "b", "Case_1", seed=3, shape=SHAPE)
+    capsys.readouterr()
+    assert run("--samples", 1)[0] == 1
+    told = capsys.readouterr().err
+    assert f"{record} is the result of other images, " in told
+    assert "--overwrite" in told
+    assert record.read_bytes() == before
+    assert run("--samples", 1, "--overwrite") == (0, ["Case_1"])
+    assert "in/b/Case_1" in Path(read_json(record)["case"]["files"]["t1"]).as_posix()
 
 
 def test_notes_about_the_images_are_told_before_anything_is_drawn(

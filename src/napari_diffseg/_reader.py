@@ -80,9 +80,14 @@ def read_result(path: PathOrPaths) -> list[Any]:
     return layers
 
 
-def load_result_layers(path: str, known: Sequence[Case]) -> list[LayerData]:
-    """Load a result as layers; the mask, which is the last, carries what the dock needs."""
-    saved = load_result(path, known=known)
+def load_result_layers(
+    path: str, known: Sequence[Case], folder: Path | None = None
+) -> list[LayerData]:
+    """Load a result as layers; the mask, which is the last, carries what the dock needs.
+
+    See `core.reopen.load_result` for the parameters.
+    """
+    saved = load_result(path, folder=folder, known=known)
     record, case, ensemble = saved.record, saved.case, saved.ensemble
     maps, decision, note = record.maps, Decision(), ""
     if ensemble is None:

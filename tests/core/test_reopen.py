@@ -19,7 +19,7 @@ from napari_diffseg.core.errors import DiffsegError
 from napari_diffseg.core.export import save_result
 from napari_diffseg.core.record import ModelRecord, ResultRecord, RunRecord
 from napari_diffseg.core.reopen import is_result_path, load_result, load_saved_mask
-from tests.core.case_files import NAMES_2017, write_case
+from tests.core.case_files import NAMES_2017, write_case, write_slices
 
 RUN = RunRecord(
     model=ModelRecord("tiny", "tiny.safetensors", "0" * 64, {"steps": 3}),
@@ -118,6 +118,8 @@ def test_images_that_were_moved_are_found_beside_the_record_or_in_the_folder_giv
     with pytest.raises(DiffsegError, match="neither where they were"):
         load_result(saved)
     assert load_result(saved, folder=tmp_path / "elsewhere").case.files.modalities["t1"].exists()
+    opened = load_case(moved)  # by the user, as the message says
+    assert load_result(saved, known=[replace(opened, name="Case_2"), opened]).case is opened
     for path in moved.iterdir():
         shutil.move(path, saved.parent / path.name)
     assert load_result(saved).case.name == "Case_1"
@@ -305,3 +307,27 @@ def test_records_are_known_by_their_name() -> None:
     assert is_result_path("x/Case_1_diffseg.json")
     assert not is_result_path("x/Case_1.json")
     assert not is_result_path(["x/Case_1_diffseg.json"])
+
+
+@pytest.mark.parametrize(
+    ("looked_at", "expected"),
+    [
+        ((80, 81), True),  # the mask goes on at 82 and at 9
+        ((80, 81, 82), True),
+        ((9, 80, 81, 82), False),
+    ],
+)
+def test_a_part_of_a_tumour_in_a_stack_of_slice_files(
+    tmp_path: Path, looked_at: tuple[int, ...], expected: bool
+) -> None:
+    write_slices(tmp_path / "c", [9, 80, 81, 82])
+    case = load_case(tmp_path / "c")
+    ensemble = Ensemble(1, case.geometry.shape)
+    judged = np.zeros(case.geometry.shape[0], bool)
+    for number in looked_at:
+        z = case.geometry.from_source_slice(number)
+        judged[z] = True
+        ensemble.add(0, z, np.full(case.geometry.shape[1:], 255, np.uint8))
+    record = describe_result(case, ensemble, RUN, judged=judged)
+    assert record.case.slice_numbers == ((9, 9), (80, 82))
+    assert record.is_part is expected

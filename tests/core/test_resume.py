@@ -96,11 +96,47 @@ def test_records_of_the_first_version_count() -> None:
     assert count_drawn(replace(record, schema_version=1, members=(), maps=maps), KEY) == 3
 
 
+def name_files(folder: Path, case: str = "Case_1") -> CaseFiles:
+    modalities = {name: folder / case / f"{case}_{name}.nii.gz" for name in ("t1", "flair")}
+    return CaseFiles(case, "brats2017", modalities)
+
+
+def record_files(files: CaseFiles) -> dict[str, str]:
+    return make_record(files).case.files
+
+
 def test_a_result_of_other_files_is_told_by_their_paths(tmp_path: Path) -> None:
-    here = CaseFiles("a", "brats2017", {"t1": tmp_path / "sub-01" / "t1.nii.gz"})
-    there = CaseFiles("a", "brats2017", {"t1": tmp_path / "sub-02" / "t1.nii.gz"})
-    roundabout = CaseFiles("a", "brats2017", {"t1": tmp_path / "x" / ".." / "sub-01/t1.nii.gz"})
-    record = make_record(here)
-    assert is_of_images(record, here)
-    assert is_of_images(record, roundabout)
-    assert not is_of_images(record, there)
+    here, there = name_files(tmp_path / "a"), name_files(tmp_path / "b")
+    roundabout = name_files(tmp_path / "x" / ".." / "a")
+    results = tmp_path / "results"
+    assert is_of_images(record_files(here), here, results)
+    assert is_of_images(record_files(here), roundabout, results)
+    # Another study has a case of this name, and results of both go into one folder.
+    assert not is_of_images(record_files(here), there, results)
+    assert not is_of_images(record_files(here), name_files(tmp_path / "a", "Case_2"), results)
+
+
+def test_images_that_were_moved_with_their_result_are_the_same(tmp_path: Path) -> None:
+    recorded = record_files(name_files(tmp_path / "study"))
+    moved = name_files(tmp_path / "elsewhere" / "study_2")
+    assert is_of_images(recorded, moved, tmp_path / "elsewhere/study_2/results")
+    assert is_of_images(recorded, moved, tmp_path / "elsewhere/study_2/Case_1")
+    assert is_of_images(recorded, moved, tmp_path / "x/../elsewhere/study_2/results")
+    assert not is_of_images(recorded, moved, tmp_path / "results")
+    assert not is_of_images(recorded, moved, tmp_path / "elsewhere" / "results")
+    fewer = {"t1": recorded["t1"]}
+    assert not is_of_images(fewer, moved, tmp_path / "elsewhere/study_2/results")
+    drive = {name: f"D:\\study\\Case_1\\Case_1_{name}.nii.gz" for name in ("t1", "flair")}
+    assert is_of_images(drive, moved, tmp_path / "elsewhere/study_2/results")
+
+
+def test_links_to_images_are_told_by_where_they_lie(tmp_path: Path) -> None:
+    store, study = tmp_path / "store", tmp_path / "study" / "Case_1"
+    study.mkdir(parents=True)
+    store.mkdir()
+    files = name_files(tmp_path / "study")
+    for name, path in files.modalities.items():
+        (store / name).touch()
+        path.symlink_to(store / name)
+    recorded = record_files(name_files(tmp_path / "before"))
+    assert is_of_images(recorded, files, tmp_path / "study" / "results")

@@ -13,7 +13,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog
 
 from napari_diffseg._widgets.found import find_result
-from napari_diffseg.core.brats import Case
+from napari_diffseg.core.brats import Case, CaseFiles
 from napari_diffseg.core.checkpoint import LoadedModel
 from napari_diffseg.core.events import Event
 from napari_diffseg.core.segment import segment
@@ -174,15 +174,31 @@ def test_what_is_painted_while_the_case_is_running_is_kept(
     assert path.read_text() == written
 
 
+FILES = CaseFiles("c", "brats2017", {})
+
+
 def test_samples_of_single_slices_are_none_of_the_whole(tmp_path: Path) -> None:
     maps = {"n_members": 4, "whole_volume": True}
     whole, slice_alone = {"slices": [[0, 11]]}, {"slices": [[5, 5]]}
     record = {"maps": maps, "members": [whole, whole, slice_alone, slice_alone]}
     (tmp_path / "c_diffseg.json").write_text(json.dumps(record))
-    assert find_result(tmp_path, "c").n_whole == 2
+    assert find_result(tmp_path, FILES).n_whole == 2
     del record["members"]  # as in the first version of the record
     (tmp_path / "c_diffseg.json").write_text(json.dumps(record))
-    assert find_result(tmp_path, "c").n_whole == 4
+    assert find_result(tmp_path, FILES).n_whole == 4
+
+
+def test_saved_samples_count_also_if_the_maps_are_made_of_fewer(tmp_path: Path) -> None:
+    record = {
+        "maps": {"n_members": 3, "whole_volume": True},
+        "members": [{"slices": [[0, 11]]}] * 10,
+        "files": {"samples": "c_samples.nii.gz"},
+    }
+    (tmp_path / "c_diffseg.json").write_text(json.dumps(record))
+    assert find_result(tmp_path, FILES).n_whole == 10
+    record["files"] = {}  # then the others are nowhere
+    (tmp_path / "c_diffseg.json").write_text(json.dumps(record))
+    assert find_result(tmp_path, FILES).n_whole == 3
 
 
 def test_a_result_of_some_slices_is_no_finished_case(

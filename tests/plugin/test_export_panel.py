@@ -210,7 +210,7 @@ def test_nothing_better_is_replaced_unasked(
     before = record.read_bytes()
     answers = [True, False]
     save(desk)
-    assert asked == ["Replace the result with 5 samples (edited by hand)?"]
+    assert asked == ["Replace the result with 5 samples of some slices (edited by hand)?"]
     assert record.read_bytes() == before
     assert status.full_text() == "Nothing was saved."
     save(desk)
@@ -223,4 +223,47 @@ def test_nothing_better_is_replaced_unasked(
     desk.segment()
     answers = [False]
     save(desk)
-    assert asked[2:] == ["Replace the result with 5 samples?"]
+    assert asked[2:] == ["Replace the result with 5 samples of some slices?"]
+
+
+def test_other_slices_and_other_images_are_not_replaced_unasked(
+    desk: Desk, case_folder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def ask(_: object, question: str, choice: str) -> str:
+        asked.append(question)
+        return choice
+
+    monkeypatch.setattr(exporter, "ask", ask)
+    record = folder / "Case_001_diffseg.json"
+    desk.open(case_folder)
+    parameters = desk.widget.parameters
+    parameters.n_samples.setValue(2)
+
+    def segment(first: int, last: int, seed: int) -> None:
+        parameters.seed.setValue(seed)
+        parameters.show_slices(first, last, whole_volume=False)
+        desk.segment()
+
+    segment(4, 6, 0)
+    save(desk)
+    segment(3, 6, 1)
+    save(desk)  # all slices that were there, and one more
+    assert not asked
+    segment(5, 6, 2)
+    save(desk)
+    assert asked == ["Replace the result with 2 samples of some slices?"]
+
+    values = json.loads(record.read_text(encoding="utf-8"))
+    elsewhere = {
+        name: path.replace("Case_001_t", "Case_009_t").replace("Case_001_f", "Case_009_f")
+        for name, path in values["case"]["files"].items()
+    }
+    values["case"]["files"] = elsewhere
+    record.write_text(json.dumps(values), encoding="utf-8")
+    save(desk)
+    assert asked[1:] == [
+        f"Replace the result with 2 samples of some slices, which is of other images "
+        f"({elsewhere['t1']})?"
+    ]

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from napari_diffseg._settings import DEFAULTS
 from napari_diffseg._widgets import case_closer, case_folder, case_table, exporter
 from napari_diffseg._widgets.case_folder import LEAVE, REPLACE, STOP
 from napari_diffseg._widgets.found import Found, Wanted, is_to_do
@@ -285,6 +286,7 @@ def test_another_folder_does_not_stop_the_queue_without_a_question(
         asked["answer"] = answer
         desk.widget._desk._opener.open_paths(str(folder))
         desk.wait(lambda: not desk.widget._desk.is_opening)
+        desk.wait(lambda: desk.widget._folder._looking is None)
         assert column(desk, 0) == list(names)
         assert queue.is_running == (answer != STOP)
         assert not desk.widget.run.status.full_text().startswith("Reading")
@@ -326,3 +328,85 @@ def test_a_case_is_closed_from_the_menu_and_let_go(
         return run() is None
 
     desk.wait(is_gone)
+
+
+def test_results_of_another_study_with_the_same_names_are_left_alone(
+    make_desk: Callable[..., Desk],
+    cohort: Path,
+    tmp_path: Path,
+    asked: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    results = tmp_path / "all results"
+    settings = replace(DEFAULTS, results_folder=results)
+    monkeypatch.setattr(case_folder, "read_settings", lambda: settings)
+    first = make_desk()
+    open_folder(first, cohort)
+    run_all(first)
+    before = {path: path.read_bytes() for path in results.iterdir()}
+    other = tmp_path / "other study"
+    for seed, name in enumerate(NAMES):
+        write_synthetic(other, name, seed=10 + seed)
+
+    desk = make_desk()
+    open_folder(desk, other)
+    assert column(desk, 1) == ["other images"] * 3
+    assert column(desk, 2) == [""] * 3  # no volume of another patient
+    tip = desk.widget.case_list.tree.topLevelItem(0).toolTip(1)
+    assert str(cohort / "Case_001" / "Case_001_") in tip
+    assert desk.widget._desk.current.files.modalities["t1"].is_relative_to(other)
+    assert "mask" not in desk.roles
+
+    asked["answer"] = LEAVE
+    run_all(desk)
+    assert "of other images (3)" in asked["texts"][-1]
+    assert {path: path.read_bytes() for path in results.iterdir()} == before
+    assert not desk.widget.case_list.table_button.isEnabled()
+
+    asked["answer"] = REPLACE
+    run_all(desk)
+    assert column(desk, 1) == ["done, 2 samples"] * 3
+    last = results / "Case_003_diffseg.json"
+    last.write_bytes(before[last])  # as if study A was run again
+    desk.widget._folder.queue.look_again()
+    assert column(desk, 1)[2] == "other images"
+    table = tmp_path / "table.csv"
+    monkeypatch.setattr(case_table, "ask_table", lambda *_: str(table))
+    desk.click(desk.widget.case_list.table_button)
+    desk.wait(lambda: "The table of 2 cases" in desk.widget.run.message.text())
+    assert "saved as Case_003 is of other images" in desk.widget.run.message.text()
+    assert "Case_003" not in table.read_text(encoding="utf-8")
+
+
+def test_a_folder_that_was_moved_with_its_results_is_there_as_before(
+    make_desk: Callable[..., Desk], cohort: Path, tmp_path: Path
+) -> None:
+    first = make_desk()
+    open_folder(first, cohort)
+    run_all(first)
+    moved = tmp_path / "elsewhere" / "study"
+    moved.parent.mkdir()
+    cohort.rename(moved)
+    desk = make_desk()
+    open_folder(desk, moved)
+    assert column(desk, 1) == ["done, 2 samples"] * 3
+    assert len(desk.layer("samples").data) == 2
+    desk.click(desk.widget.case_list.next)
+    desk.wait(lambda: desk.widget._desk.current.name == "Case_002")
+    assert desk.widget._desk.current.files.modalities["t1"].is_relative_to(moved)
+
+
+def test_of_a_result_that_cannot_be_read_at_least_the_images_open(
+    make_desk: Callable[..., Desk], cohort: Path
+) -> None:
+    first = make_desk()
+    open_folder(first, cohort)
+    run_all(first)
+    for name in ("Case_001_samples.nii.gz", "Case_001_mean.nii.gz"):
+        (cohort / RESULTS / name).write_bytes(b"no image")
+    desk = make_desk()
+    open_folder(desk, cohort)
+    desk.wait(lambda: desk.widget._desk.current is not None)
+    assert desk.widget._desk.current.name == "Case_001"
+    assert "mask" not in desk.roles
+    assert "Case_001_samples.nii.gz" in desk.widget.run.message.text()

@@ -51,8 +51,9 @@ For each case DIR gets, on the grid of its own files:
                             and Dice, HD95 and Jaccard if expert labels are there
 Of several cases also
   summary.csv               one row for each result in DIR, as of napari-diffseg table
-Earlier results of the same name are replaced, but not those with a mask that was edited by hand
-(--overwrite). What only an earlier run wrote (samples, report, edited mask) is left, and named.
+Earlier results of the same name are replaced, but not those with a mask that was edited by hand,
+nor those of other images (--overwrite). What only an earlier run wrote (samples, report, edited
+mask) is left, and named.
 After Ctrl-C, the same command with --skip-done goes on where it was.
 
 Exit code 0: all cases done; 1: some failed (the others are done); 2: could not run;
@@ -152,7 +153,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="also replace results whose mask was edited by hand",
+        help="also replace results whose mask was edited by hand, and those of other images of the "
+        "same name",
     )
     parser.add_argument(
         "--memory-budget",

@@ -11,6 +11,8 @@ from napari_diffseg._widgets.open_case import ask_files, ask_folder, ask_result
 from napari_diffseg._widgets.opener import Opener
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from napari.components import ViewerModel
     from napari.layers import Layer
     from qtpy.QtWidgets import QWidget
@@ -91,9 +93,9 @@ class CaseDesk(QObject):
         """Whether somebody paints on a mask of a case."""
         return bool(find_layers(self._viewer.layers, role="edited", case=case))
 
-    def open_result(self, path: str) -> None:
-        """Open what was saved of a case, and the case."""
-        self._opener.open_result(path)
+    def open_result(self, path: str, folder: Path | None = None) -> None:
+        """Open what was saved of a case, and the case, whose images may be in `folder`."""
+        self._opener.open_result(path, folder)
 
     def close_case(self, case: Case) -> None:
         """Remove the images of a case from the viewer."""

@@ -12,18 +12,18 @@ from napari_diffseg._settings import read_settings
 from napari_diffseg._widgets.case_closer import holds_work
 from napari_diffseg._widgets.case_queue import CaseQueue
 from napari_diffseg._widgets.case_table import CaseTable
-from napari_diffseg._widgets.found import make_wanted
+from napari_diffseg._widgets.found import find_record, look_at_all, make_wanted
 from napari_diffseg._widgets.questions import ask
 from napari_diffseg._widgets.queue_run import QueueOptions
 from napari_diffseg._worker import Task
-from napari_diffseg.core.export import RECORD, output_paths
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from napari_diffseg._widgets.case_desk import CaseDesk
     from napari_diffseg._widgets.case_list import CaseList
+    from napari_diffseg._widgets.found import Found, Look
     from napari_diffseg._widgets.opener import SeveralCases
     from napari_diffseg._widgets.runner import Runner
     from napari_diffseg.core.brats import Case, CaseFiles
@@ -66,7 +66,8 @@ class CaseFolder(QObject):
         self._results: Path | None = None
         self._left: Case | None = None
         self._loading: Task | None = None
-        self.is_opening_result = False
+        self._looking: Task | None = None
+        self._reopening: CaseFiles | None = None
         self.queue = CaseQueue(runner.engine, self)
         self.queue.changed.connect(self._show)
         self._table = CaseTable(case_list)
@@ -81,9 +82,15 @@ class CaseFolder(QObject):
         case_list.stop_wanted.connect(self._stop)
         case_list.table_wanted.connect(self._save_table)
 
+    @property
+    def is_opening_result(self) -> bool:
+        """Whether a case of the list is being opened with what is saved of it."""
+        return self._reopening is not None
+
     def release(self) -> None:
         """The dock is going: what is being sampled stops, what is saved stays."""
         self._forget_model()
+        self._forget_looking()
         self._table.release()
         self.queue.release()
         self._show()
@@ -103,8 +110,17 @@ class CaseFolder(QObject):
         if self.queue.is_running and found != self._found and not self._may_stop():
             self.settled.emit()
             return
-        if not (self.queue.is_running and found == self._found):
-            self._list_cases(found)
+        if self.queue.is_running and found == self._found:
+            self._settle()
+            return
+        self._forget_looking()
+        results = read_settings().results_folder or found.folder / RESULTS
+        self._looking = Task(look_at_all, results, found.cases)
+        self._looking.done.connect(partial(self._list_cases, found, results))
+        self._looking.failed.connect(self._fail)
+        self._looking.start()
+
+    def _settle(self) -> None:
         self._mark(self._desk.current)
         if self._list.tree.currentItem() is None:
             self._list.go(1)
@@ -119,13 +135,14 @@ class CaseFolder(QObject):
         )
         return ask(self._list, text, STOP) == STOP
 
-    def _list_cases(self, found: SeveralCases) -> None:
+    def _list_cases(self, found: SeveralCases, results: Path, there: Mapping[str, Look]) -> None:
+        self._forget_looking()
         self._forget_model()
-        self._found = found
-        self._results = read_settings().results_folder or found.folder / RESULTS
-        self.queue.set_cases(found.cases, self._results)
-        self._list.info.setText(f"Results: {self._results}")
+        self._found, self._results = found, results
+        self.queue.set_cases(found.cases, results, there)
+        self._list.info.setText(f"Results: {results}")
         self.follow_choices()
+        self._settle()
 
     def _start(self) -> None:
         """Run all; what is saved is first compared with what the model would draw."""
@@ -147,16 +164,19 @@ class CaseFolder(QObject):
         self._loading = None
         self._look_for(options, model)
         others = self.queue.find_others()
-        answer = self._ask_about(len(others)) if others else LEAVE
+        answer = self._ask_about(others) if others else LEAVE
         if answer:
             self.queue.start(replace(options, replaceable=others if answer == REPLACE else {}))
         self._show()
 
-    def _ask_about(self, n_cases: int) -> str:
+    def _ask_about(self, others: Mapping[str, Found]) -> str:
+        n_cases = len(others)
+        n_strange = sum(bool(found.other_images) for found in others.values())
         are = "case has a result that was" if n_cases == 1 else "cases have results that were"
+        strange = f" or is of other images ({n_strange})" if n_strange else ""
         text = (
-            f"{n_cases} {are} drawn with another model or other settings. Draw anew with what is "
-            "chosen now? The files are replaced. What somebody has edited is left alone."
+            f"{n_cases} {are} drawn with another model or other settings{strange}. Draw anew with "
+            "what is chosen now? The files are replaced. What somebody has edited is left alone."
         )
         return ask(self._list, text, REPLACE, LEAVE)
 
@@ -167,6 +187,7 @@ class CaseFolder(QObject):
         self.queue.set_wanted(wanted)
 
     def _fail(self, error: Exception) -> None:
+        self._forget_looking()
         self._forget_model()
         self._show()
         self.failed.emit(str(error))
@@ -180,9 +201,18 @@ class CaseFolder(QObject):
             self._loading.release()
             self._loading = None
 
+    def _forget_looking(self) -> None:
+        if self._looking is not None:
+            self._looking.release()
+            self._looking = None
+
     def _save_table(self) -> None:
         assert self._results is not None
-        self._table.save(self._results, [entry.files.name for entry in self.queue.entries])
+        own: list[str] = []
+        others: list[str] = []
+        for entry in self.queue.entries:
+            (others if entry.found.other_images else own).append(entry.files.name)
+        self._table.save(self._results, own, others)
 
     def _open(self, files: CaseFiles) -> None:
         if self._desk.is_opening:
@@ -193,19 +223,19 @@ class CaseFolder(QObject):
         if result is None:
             self._desk.open_files(files)
         else:
-            self.is_opening_result = True
-            self._desk.open_result(str(result))
+            self._reopening = files
+            self._desk.open_result(str(result), files.modalities["t1"].parent)
 
     def _find_result(self, files: CaseFiles) -> Path | None:
         """Return the record of what the queue has saved of a case, unless it has a run here."""
         if self._results is None or self._runner.find_run(self._desk.find_case(files)) is not None:
             return None
         saved = any(e.files == files and e.n_members for e in self.queue.entries)
-        return output_paths(self._results, files.name)[RECORD] if saved else None
+        return find_record(self._results, files) if saved else None
 
     def _end_opening(self) -> None:
         """Close the case of the list that was looked at before, if all of it is on disk."""
-        self.is_opening_result = False
+        self._reopening = None
         case, self._left = self._left, None
         if case is None or holds_work(case, self._desk, self._runner):
             return
@@ -213,8 +243,12 @@ class CaseFolder(QObject):
             self._desk.close_case(case)
 
     def _stay(self) -> None:
-        self.is_opening_result = False
-        self._left = None
+        """Open at least the images of a case whose result cannot be read."""
+        files, self._reopening = self._reopening, None
+        if files is None:
+            self._left = None
+        else:
+            self._desk.open_files(files)
 
     def _mark(self, case: Case | None) -> None:
         if case is not None:

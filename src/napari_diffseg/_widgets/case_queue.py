@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from qtpy.QtCore import QObject, Signal
 
-from napari_diffseg._widgets.found import Found, Wanted, find_result, is_to_do
+from napari_diffseg._widgets.found import Found, Look, Wanted, is_to_do, look
 from napari_diffseg._widgets.queue_run import Share, iter_case
 from napari_diffseg._worker import Job
 from napari_diffseg.core.events import Cancelled, Failed, Finished
@@ -24,7 +24,15 @@ if TYPE_CHECKING:
     from napari_diffseg.core.summary import CaseSummary
 
 State = Literal[
-    "not run", "queued", "running", "done", "other model", "other settings", "edited", "problem"
+    "not run",
+    "queued",
+    "running",
+    "done",
+    "other model",
+    "other settings",
+    "other images",
+    "edited",
+    "problem",
 ]
 
 
@@ -44,13 +52,13 @@ class Entry:
 
     @property
     def n_members(self) -> int:
-        """Saved samples."""
-        return self.found.n_members
+        """Saved samples of this case."""
+        return 0 if self.found.other_images else self.found.n_members
 
     @property
     def summary(self) -> CaseSummary | None:
-        """What the saved record says, if there is one."""
-        return self.found.summary
+        """What the saved record says of this case, if there is one."""
+        return None if self.found.other_images else self.found.summary
 
     @property
     def text(self) -> str:
@@ -78,6 +86,7 @@ class CaseQueue(QObject):
         self._job: Job | None = None
         self._running: int | None = None
         self._folder: Path | None = None
+        self._results: dict[str, Look] = {}
         self._wanted = Wanted()
         self._may_go = threading.Event()
         self._may_go.set()
@@ -92,12 +101,15 @@ class CaseQueue(QObject):
         """Whether the queue is at work, or waits for a run that goes first."""
         return self._options is not None
 
-    def set_cases(self, cases: Sequence[CaseFiles], folder: Path) -> None:
-        """List other cases; `folder` is where results are saved, and may hold some."""
+    def set_cases(
+        self, cases: Sequence[CaseFiles], folder: Path, results: Mapping[str, Look]
+    ) -> None:
+        """List other cases; `results` is what is known of those that are saved in `folder`."""
         self.release()
         self._folder = folder
+        self._results = dict(results)
         names = Counter(files.name for files in cases)
-        self._entries = [self._find_entry(files, folder, names[files.name]) for files in cases]
+        self._entries = [self._find_entry(files, names[files.name]) for files in cases]
         self.changed.emit()
 
     def set_wanted(self, wanted: Wanted) -> None:
@@ -118,11 +130,8 @@ class CaseQueue(QObject):
 
         Those that are waited for or being drawn are looked at when it is their turn.
         """
-        assert self._folder is not None
         self._entries = [
-            self._describe(
-                replace(entry, found=find_result(self._folder, entry.files.name), problem="")
-            )
+            self._describe(replace(entry, found=self._look_at(entry.files), problem=""))
             if name in (None, entry.files.name)
             and not entry.files.problem
             and entry.state not in ("queued", "running")
@@ -230,7 +239,9 @@ class CaseQueue(QObject):
         found = entry.found
         state: State = "not run"
         differences: tuple[str, ...] = ()
-        if found.is_edited:
+        if found.other_images:
+            state = "other images"
+        elif found.is_edited:
             state = "edited"
         elif self._wanted.is_of_another(found):
             differences = self._wanted.find_differences(found)
@@ -239,7 +250,13 @@ class CaseQueue(QObject):
             state = "done"
         return replace(entry, state=state, differences=differences)
 
-    def _find_entry(self, files: CaseFiles, folder: Path, n_same_name: int) -> Entry:
+    def _look_at(self, files: CaseFiles) -> Found:
+        assert self._folder is not None
+        now = look(self._folder, files, self._results.get(files.name))
+        self._results[files.name] = now
+        return now.found
+
+    def _find_entry(self, files: CaseFiles, n_same_name: int) -> Entry:
         if n_same_name > 1:
             problem = (
                 f"{n_same_name} cases are called {files.name}: their results would be mixed up."
@@ -247,4 +264,4 @@ class CaseQueue(QObject):
             files = replace(files, problem=problem)
         if files.problem:
             return Entry(files, "problem", problem=files.problem)
-        return self._describe(Entry(files, found=find_result(folder, files.name)))
+        return self._describe(Entry(files, found=self._look_at(files)))

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from napari_diffseg._widgets.case_queue import Entry
     from napari_diffseg.core.summary import CaseSummary
 
+_OTHER_IMAGES = (
+    "The result that is saved under this name is of other images, {image} among them. Run all asks "
+    "before it is replaced; choose another folder for results in the preferences to keep both."
+)
 _ABOUT_STATE = {
     "other model": "{n} samples, drawn by another model ({model}) than the one below. "
     "Run all asks before it draws the case anew.",
@@ -29,6 +33,8 @@ _SETTINGS = {
 
 def describe_state(entry: Entry) -> str:
     """Say what there is to know of a case's state; often nothing."""
+    if entry.state == "other images":
+        return _OTHER_IMAGES.format(image=entry.found.other_images)
     if entry.problem or entry.summary is None:
         return entry.problem
     drawing = entry.found.drawing

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from qtpy.QtCore import QObject, Signal
@@ -24,8 +24,11 @@ class CaseTable(QObject):
         self._parent = parent
         self._task: Task | None = None
 
-    def save(self, results: Path, cases: Collection[str]) -> None:
-        """Ask for a file and write the table of these cases, whose results are in a folder."""
+    def save(self, results: Path, cases: Collection[str], others: Sequence[str] = ()) -> None:
+        """Ask for a file and write the table of these cases, whose results are in a folder.
+
+        `others` are cases under whose names the folder has results of other images.
+        """
         if self._task is not None:
             return
         name = ask_table(self._parent, str(results / TABLE_NAME))
@@ -33,7 +36,7 @@ class CaseTable(QObject):
             return
         path = Path(name)
         path = path if path.suffix else path.with_suffix(".csv")
-        self._task = Task(_write, path, results, frozenset(cases))
+        self._task = Task(_write, path, results, frozenset(cases), others)
         self._task.done.connect(self._finish)
         self._task.failed.connect(self._report)
         self._task.start()
@@ -64,9 +67,10 @@ def ask_table(parent: QWidget, start: str) -> str:
     return str(name)
 
 
-def _write(path: Path, results: Path, cases: Collection[str]) -> str:
+def _write(path: Path, results: Path, cases: Collection[str], others: Sequence[str]) -> str:
     """Write the table; return what to tell of it."""
     summaries, problems = read_summaries(results, cases)
+    problems += tuple(f"The result saved as {name} is of other images." for name in others)
     if not summaries:
         raise DiffsegError(f"{results} holds no result that can be read. {' '.join(problems)}")
     save_table(path, summaries)

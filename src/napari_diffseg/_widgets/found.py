@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from napari_diffseg.core.consensus import find_watched
 from napari_diffseg.core.params import SegmentParams
-from napari_diffseg.core.resume import DrawKey, find_wanted_key
+from napari_diffseg.core.resume import DrawKey, find_wanted_key, is_of_images
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from napari_diffseg._widgets.run import Recipe, View
+    from napari_diffseg.core.case_files import CaseFiles
     from napari_diffseg.core.checkpoint import LoadedModel
     from napari_diffseg.core.summary import CaseSummary
 
@@ -25,8 +26,13 @@ class Found:
     """What a folder holds of a case's results."""
 
     n_members: int = 0
+    """Those in the file of samples; those that the maps are made of if there is none."""
     is_whole: bool = True
     """Whether they are of the whole volume."""
+    judged: tuple[tuple[int, int], ...] = ()
+    """First and last slice of what volume and scores are about, in the source file's numbers."""
+    other_images: str = ""
+    """The t1 image that it is of, if its images are not those of the case."""
     is_edited: bool = False
     drawing: DrawKey = DrawKey()
     stable_within: float | None = None
@@ -54,8 +60,13 @@ class Wanted:
     """Which mask has to be stable (`consensus.find_watched`)."""
 
     def is_of_another(self, found: Found) -> bool:
-        """Whether a result of the whole volume was drawn differently; not one that was edited."""
-        return not found.is_edited and found.n_whole > 0 and bool(self.find_differences(found))
+        """Whether a result is of other images, or of the whole volume and drawn differently.
+
+        Not one that was edited.
+        """
+        if found.is_edited:
+            return False
+        return bool(found.other_images or (found.n_whole and self.find_differences(found)))
 
     def find_differences(self, found: Found) -> tuple[str, ...]:
         """Return in what a result was drawn differently, by the names of `DrawKey`."""
@@ -107,21 +118,21 @@ def is_to_do(found: Found, wanted: Wanted, may_replace: Found | None = None) -> 
     return not wanted.is_complete(found)
 
 
-def find_result(folder: Path, name: str) -> Found:
+def find_result(folder: Path, files: CaseFiles) -> Found:
     """Return what is saved of a case; nothing if its record is missing or cannot be read."""
-    from napari_diffseg.core.export import RECORD, output_paths
-
-    path = output_paths(folder, name)[RECORD]
+    path = find_record(folder, files)
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
         maps, run = record["maps"], record.get("run", {})
-        n_members, is_whole = int(maps["n_members"]), bool(maps["whole_volume"])
-        drawn = [member["slices"] for member in record.get("members", [])[:n_members]]
-        if is_whole and drawn:  # later members may have been drawn on some slices only
-            n_members = sum(1 for _ in itertools.takewhile(lambda has: has == drawn[0], drawn))
+        is_whole = bool(maps["whole_volume"])
+        images = record.get("case", {}).get("files", {})
+        is_of_these = not images or is_of_images(images, files, folder)
+        n_members = _count_members(record, is_whole=is_whole)
         return Found(
             n_members,
             is_whole,
+            judged=tuple((int(first), int(last)) for first, last in maps.get("judged_slices", ())),
+            other_images="" if is_of_these else str(images.get("t1", "unknown ones")),
             is_edited=record.get("edited") is not None,
             drawing=_read_key(run),
             stable_within=_read_stability(run, n_members),
@@ -130,6 +141,50 @@ def find_result(folder: Path, name: str) -> Found:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return Found()
+
+
+def find_record(folder: Path, files: CaseFiles) -> Path:
+    """Return the path of the record that a folder has, or would have, of a case."""
+    from napari_diffseg.core.export import RECORD, output_paths
+
+    return output_paths(folder, files.name)[RECORD]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What was found of a case, and of which state of its record."""
+
+    state: tuple[int, int]
+    """Time of the last change in ns, and bytes."""
+    found: Found
+
+
+def look(folder: Path, files: CaseFiles, before: Look | None = None) -> Look:
+    """Look for the result of a case; its record, some 50 kB, is read if it has changed since."""
+    try:
+        stat = find_record(folder, files).stat()
+    except OSError:
+        return Look((0, 0), Found())
+    state = stat.st_mtime_ns, stat.st_size
+    if before is not None and before.state == state:
+        return before
+    return Look(state, find_result(folder, files))
+
+
+def look_at_all(folder: Path, cases: Sequence[CaseFiles]) -> dict[str, Look]:
+    """Look for the results of many cases, by name, which takes seconds for hundreds of them."""
+    return {files.name: look(folder, files) for files in cases if not files.problem}
+
+
+def _count_members(record: Mapping[str, Any], *, is_whole: bool) -> int:
+    n_members = int(record["maps"]["n_members"])
+    drawn = [member["slices"] for member in record.get("members", [])]
+    if "samples" not in record.get("files", {}):
+        drawn = drawn[:n_members]
+    if not drawn:
+        return n_members
+    # Later members may have been drawn on some slices only.
+    return sum(1 for _ in itertools.takewhile(lambda has: not is_whole or has == drawn[0], drawn))
 
 
 def _read_key(run: Mapping[str, Any]) -> DrawKey:

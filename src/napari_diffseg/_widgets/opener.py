@@ -51,10 +51,10 @@ class Opener(QObject):
         known = [case.files for case in find_cases(self._viewer.layers)]
         self._start(Task(_load_unless_known, paths, known), "Reading the case …")
 
-    def open_result(self, path: str) -> None:
-        """Open a saved result, with its case unless that is open."""
+    def open_result(self, path: str, folder: Path | None = None) -> None:
+        """Open a saved result, with its case unless that is open; the images may be in `folder`."""
         known = find_cases(self._viewer.layers)
-        self._start(Task(_load_result, path, known), "Reading the result …")
+        self._start(Task(_load_result, path, known, folder), "Reading the result …")
 
     def open_sample(self) -> None:
         """Open the sample case."""
@@ -117,10 +117,10 @@ def _load_unless_known(paths: str | Sequence[str] | CaseFiles, known: list[CaseF
     return files if files in known else load_layers(files)
 
 
-def _load_result(path: str, known: list[Case]) -> Any:
+def _load_result(path: str, known: list[Case], folder: Path | None) -> Any:
     from napari_diffseg._reader import load_result_layers
 
-    return load_result_layers(path, known)
+    return load_result_layers(path, known, folder)
 
 
 def _load_sample() -> Any:

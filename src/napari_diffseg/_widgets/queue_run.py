@@ -74,7 +74,7 @@ def iter_case(
     """
     model = _load_own(options, engine)
     wanted = make_wanted(options.recipe, options.n_samples, options.tolerance, options.view, model)
-    saved = find_result(options.folder, files.name)
+    saved = find_result(options.folder, files)
     if is_to_do(saved, wanted, options.replaceable.get(files.name)):
         yield from _iter_members(files, options, engine, cancel, model, wanted)
     else:
@@ -126,7 +126,7 @@ def _iter_members(
                 return
         assert started is not None
         n_members = member + 1
-        saved = find_result(options.folder, files.name)
+        saved = find_result(options.folder, files)
         if not is_to_do(saved, wanted, options.replaceable.get(files.name)):
             break
         n_kept = 0 if wanted.is_of_another(saved) else saved.n_whole
@@ -134,10 +134,10 @@ def _iter_members(
         if n_members > n_kept or converged:
             run = params, started, elapsed_s, tuple(messages), converged
             _save(case, ensemble, n_members, options, model, run)
-            yield find_result(options.folder, files.name)
+            yield find_result(options.folder, files)
         if converged:
             break
-    yield find_result(options.folder, files.name)
+    yield find_result(options.folder, files)
     yield Finished(elapsed_s)
 
 

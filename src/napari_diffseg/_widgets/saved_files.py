@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+    from napari_diffseg._widgets.found import Found
     from napari_diffseg._widgets.snapshot import Snapshot
 
 
@@ -27,19 +28,21 @@ class SavedFiles:
     def ask_what(self, snapshot: Snapshot, folder: Path) -> str:
         """Return what to ask before a snapshot is saved there; empty if nothing would be lost.
 
-        A result would be lost that somebody has edited, or that has more samples or slices. Who
-        paints and saves in turn is not asked each time.
+        A result would be lost that somebody has edited, that has more samples or other slices, or
+        that is of other images. Who paints and saves in turn is not asked each time.
         """
-        name = snapshot.case.name
-        found, edited = find_result(folder, name), _edited_path(folder, name)
+        case = snapshot.case
+        found, edited = find_result(folder, case.files), _edited_path(folder, case.name)
         is_edited = found.is_edited or (snapshot.edit is not None and edited.exists())
         goes_on = snapshot.edit is not None and self._is_own(edited)
-        has_more = found.n_members > snapshot.n_drawn or (found.n_whole and not snapshot.is_whole)
-        if not has_more and (goes_on or not is_edited):
+        has_more = found.n_members > snapshot.n_drawn or _has_other_slices(found, snapshot)
+        if not (has_more or found.other_images) and (goes_on or not is_edited):
             return ""
         samples = f"{found.n_members} sample{'s' * (found.n_members != 1)}"
+        samples += "" if found.is_whole else " of some slices"
         by_hand = " (edited by hand)" if is_edited else ""
-        return f"Replace the result with {samples}{by_hand}?"
+        others = f", which is of other images ({found.other_images})" if found.other_images else ""
+        return f"Replace the result with {samples}{by_hand}{others}?"
 
     def find_left_over(self, folder: Path, name: str, written: Iterable[Path]) -> list[str]:
         """Return the names of files that an earlier save has left beside those just written."""
@@ -51,6 +54,15 @@ class SavedFiles:
 
     def _is_own(self, path: Path) -> bool:
         return path.exists() and path.stat().st_mtime_ns == self._times_ns.get(path)
+
+
+def _has_other_slices(found: Found, snapshot: Snapshot) -> bool:
+    if snapshot.is_whole or not found.n_members:
+        return False
+    geometry = snapshot.case.geometry
+    judged = {geometry.to_source_slice(z) for z in snapshot.judged.nonzero()[0].tolist()}
+    there = {k for first, last in found.judged for k in range(first, last + 1)}
+    return found.is_whole or not there <= judged
 
 
 def _edited_path(folder: Path, name: str) -> Path:

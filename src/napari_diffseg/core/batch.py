@@ -57,7 +57,7 @@ class BatchOptions:
     report: bool = False
     """Whether a report is written."""
     overwrite: bool = False
-    """Whether a result is replaced whose mask was edited by hand."""
+    """Whether a result is replaced whose mask was edited by hand, or that is of other images."""
 
     @property
     def full_params(self) -> SegmentParams:
@@ -101,8 +101,8 @@ def segment_to_files(
     Raises
     ------
     DiffsegError
-        The case cannot be loaded, the run failed, the result that is there was edited by hand, or
-        the new one cannot be saved; in each case nothing of it is written.
+        The case cannot be loaded, the run failed, the result that is there was edited by hand or is
+        of other images, or the new one cannot be saved; in each case nothing of it is written.
     """
     # Before minutes of sampling, not after them.
     outputs = output_paths(folder, files.name, samples=options.save_samples)
@@ -110,6 +110,7 @@ def segment_to_files(
     check_outputs([*outputs.values(), report], files)
     if not options.overwrite:
         check_not_edited(folder, files.name)
+        _check_same_images(folder, files)
     case = load_case(files)
     if on_note is not None:
         for note in find_scan_notes(case):
@@ -161,7 +162,7 @@ def find_done(
     wanted = output_paths(folder, files.name, samples=options.save_samples)
     wanted |= {REPORT: report_path(folder, files.name)} if options.report else {}
     is_done = (
-        is_of_images(record, files)
+        is_of_images(record.case.files, files, folder)
         and _has_enough(record, model, options)
         and _makes_same_mask(record.maps, options)
         and all(name in names or name == RECORD for name in wanted)
@@ -169,6 +170,20 @@ def find_done(
         and _has_same_slices(record.maps, files, options)
     )
     return path if is_done else None
+
+
+def _check_same_images(folder: Path, files: CaseFiles) -> None:
+    """Make sure that no result of another case of the same name is replaced."""
+    path = output_paths(folder, files.name)[RECORD]
+    try:
+        recorded = read_record(path)[0].case.files
+    except DiffsegError:  # missing or damaged
+        return
+    if not is_of_images(recorded, files, folder):
+        raise DiffsegError(
+            f"{path} is the result of other images, {recorded.get('t1', '')} among "
+            "them. Choose another folder, or ask for it to be replaced (--overwrite)."
+        )
 
 
 def _find_z_range(case: Case, options: BatchOptions) -> tuple[int, int] | None:

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath, PureWindowsPath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from napari_diffseg.core.case_discovery import folder_names
 from napari_diffseg.core.ensemble import Ensemble
 from napari_diffseg.core.errors import CaseError, DiffsegError, ParameterError
 from napari_diffseg.core.record import RECORD_SCHEMA_VERSION, ResultRecord, SliceRanges
+from napari_diffseg.core.resume import parse_recorded
 from napari_diffseg.core.serialisation import from_dict
 from napari_diffseg.core.volume import load_volume, to_canonical
 
@@ -91,7 +91,8 @@ def load_result(
     folder
         Where the scan may be if it has been moved.
     known
-        Cases that are loaded; one of them is taken if it has the same files.
+        Cases that are loaded; one of them is taken if it has the same files, or files of the same
+        names where those of the record are not to be found.
 
     Raises
     ------
@@ -101,8 +102,7 @@ def load_result(
     """
     path = Path(path)
     record, names = read_record(path)
-    files = _find_files(path, record, folder)
-    case = next((case for case in known if case.files == files), None) or load_case(files)
+    case = _find_case(path, record, folder, known)
     try:
         return _load_files(path, record, names, case)
     except DiffsegError:  # another run may just have replaced the result
@@ -185,11 +185,29 @@ def _is_plain_name(name: object) -> bool:
     return isinstance(name, str) and name == Path(name).name and "\\" not in name
 
 
+def _find_case(
+    path: Path, record: ResultRecord, folder: Path | None, known: Sequence[Case]
+) -> Case:
+    try:
+        files = _find_files(path, record, folder)
+    except CaseError:
+        names = {name: parse_recorded(path).name for name, path in record.case.files.items()}
+        for case in known:
+            modalities = case.files.modalities
+            if case.name == record.case.name and names == {
+                name: path.name for name, path in modalities.items()
+            }:
+                return case
+        raise
+    return next((case for case in known if case.files == files), None) or load_case(files)
+
+
 def _find_files(path: Path, record: ResultRecord, folder: Path | None) -> CaseFiles:
     recorded = [*record.case.files.values(), *([record.case.label] if record.case.label else [])]
-    names = {_file_name(name) for name in recorded}
+    names = {parse_recorded(name).name for name in recorded}
+    images = {parse_recorded(name).name for name in record.case.files.values()}
     for place in _iter_places(path, record, folder):
-        if not all((place / _file_name(name)).is_file() for name in record.case.files.values()):
+        if not all((place / name).is_file() for name in images):
             continue
         if record.case.family == "slices" and min(record.case.shape_xyz) > 1:
             found = discover_case(place)
@@ -206,11 +224,6 @@ def _find_files(path: Path, record: ResultRecord, folder: Path | None) -> CaseFi
     )
 
 
-def _file_name(recorded: str) -> str:
-    """Return the last part of a path that was written down here or on Windows."""
-    return PureWindowsPath(recorded).name if _is_foreign(recorded) else Path(recorded).name
-
-
 def _iter_places(path: Path, record: ResultRecord, folder: Path | None) -> Iterator[Path]:
     recorded = _image_folder(record)
     places = [recorded] if isinstance(recorded, Path) else []
@@ -221,12 +234,7 @@ def _iter_places(path: Path, record: ResultRecord, folder: Path | None) -> Itera
 
 def _image_folder(record: ResultRecord) -> PurePath:
     recorded = next(iter(record.case.files.values()), "")
-    return PureWindowsPath(recorded).parent if _is_foreign(recorded) else Path(recorded).parent
-
-
-def _is_foreign(recorded: str) -> bool:
-    """Whether a path was written down on Windows, and this is another system."""
-    return os.name != "nt" and PureWindowsPath(recorded).drive != ""
+    return parse_recorded(recorded).parent
 
 
 def _check_grid(path: Path, record: ResultRecord, geometry: Geometry) -> None:

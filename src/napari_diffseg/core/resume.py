@@ -6,8 +6,10 @@ The number of samples alone says nothing: with another model, sampler or seed th
 from __future__ import annotations
 
 import itertools
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from pathlib import Path
+from pathlib import Path, PurePath, PureWindowsPath
 from typing import TYPE_CHECKING
 
 from napari_diffseg.core.params import SamplerName, SegmentParams
@@ -86,7 +88,45 @@ def count_drawn(record: ResultRecord, key: DrawKey) -> int:
     return sum(1 for _ in itertools.takewhile(lambda slices: slices == drawn[0], drawn))
 
 
-def is_of_images(record: ResultRecord, files: CaseFiles) -> bool:
-    """Whether a result was made of these very files, by their paths; none is opened."""
-    recorded = {name: Path(path).resolve() for name, path in record.case.files.items()}
-    return recorded == {name: path.resolve() for name, path in files.modalities.items()}
+def is_of_images(recorded: Mapping[str, str], files: CaseFiles, folder: Path) -> bool:
+    """Whether a result was made of these very files, by their paths; none is opened.
+
+    Where images and result have been moved or copied together, all that is above the folder they
+    share may differ: other studies, too, have cases of the same name.
+
+    Parameters
+    ----------
+    recorded
+        The file of each modality as it was written down (`CaseRecord.files`).
+    files
+        The case.
+    folder
+        Where the result is: in or beside the folder of the images, or anywhere else.
+    """
+    if {name: Path(path).resolve() for name, path in recorded.items()} == {
+        name: path.resolve() for name, path in files.modalities.items()
+    }:
+        return True
+    results = _without_detours(folder)
+    for shared in (results, results.parent):
+        below = {
+            name: path.relative_to(shared).parts
+            for name, given in files.modalities.items()
+            if (path := _without_detours(given)).is_relative_to(shared)
+        }
+        if len(below) == len(files.modalities):
+            return recorded.keys() == below.keys() and all(
+                parse_recorded(path).parts[-len(below[name]) :] == below[name]
+                for name, path in recorded.items()
+            )
+    return False
+
+
+def parse_recorded(path: str) -> PurePath:
+    """Return a path that was written down here or, on another system, on Windows."""
+    windows = PureWindowsPath(path)
+    return windows if os.name != "nt" and windows.drive else Path(path)
+
+
+def _without_detours(path: Path) -> Path:
+    return Path(os.path.abspath(path))  # noqa: PTH100 (resolve would follow links out of the folder)
