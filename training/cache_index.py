@@ -34,7 +34,7 @@ class SourceFile:
         status = path.stat()
         if status.st_size != self.n_bytes:
             return False
-        return status.st_mtime_ns == self.mtime_ns or _hash_file(path) == self.sha256
+        return status.st_mtime_ns == self.mtime_ns or hash_file(path) == self.sha256
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def source_paths(files: CaseFiles) -> list[Path]:
 def describe_source(path: Path) -> SourceFile:
     """Return size, time and SHA-256 of a file."""
     status = path.stat()
-    return SourceFile(path.name, status.st_size, status.st_mtime_ns, _hash_file(path))
+    return SourceFile(path.name, status.st_size, status.st_mtime_ns, hash_file(path))
 
 
 def read_index(folder: Path) -> CacheIndex | None:
@@ -158,6 +158,7 @@ def describe_difference(there: PreprocessingConfig, wanted: PreprocessingConfig)
     return ", ".join(f"{k} {old[k]} instead of {new[k]}" for k in new if old[k] != new[k])
 
 
-def _hash_file(path: Path) -> str:
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

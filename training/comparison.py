@@ -18,6 +18,7 @@ from training.cells import (
     score_cell,
 )
 from training.coverage import HEAD, NOTES, make_cells
+from training.known_patients import describe_known_patients
 from training.paired import make_paired_table
 from training.ranking import make_ranking_table
 from training.results import SYSTEMS, CalibrationRow, TimingRow, UncertaintyRow
@@ -140,6 +141,9 @@ def _describe_slices(found: Mapping[str, Evaluation]) -> str:
     others = [SYSTEMS[system] for system in found if seen[system] != everywhere]
     if others:
         text += f"\nNot all systems saw the same slices: more were measured of {', '.join(others)}."
+    for system, evaluation in found.items():
+        if warning := describe_known_patients(evaluation.settings):
+            text += f"\n{SYSTEMS[system]} was {warning}"
     if "nnunet" not in found:
         text += (
             "\nnnU-Net is a package of its own: `pip install nnunetv2`, then `python -m "

@@ -27,6 +27,7 @@ from napari_diffseg.core.params import SAMPLERS
 from napari_diffseg.core.preprocessing import prepare_case
 from napari_diffseg.core.progress import Progress
 from napari_diffseg.core.segment import order_slices
+from training import known_patients
 from training.baselines.nnunet import NnunetSegmenter
 from training.baselines.opening import open_segmenter
 from training.baselines.segmenter import Segmenter
@@ -190,7 +191,7 @@ def _describe_settings(
         **segmenter.settings,
         "slices": f"{protocol.slices[0]}-{protocol.slices[1] - 1}",
         "protocol": PROTOCOL_VERSION,
-        "patients_trained_on": n_trained_on if segmenter.trained_on else "",
+        known_patients.SETTING: n_trained_on if segmenter.trained_on else "",
         **software_versions(),
     }
     return [SettingRow(name, str(value)) for name, value in values.items()]

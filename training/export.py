@@ -26,7 +26,7 @@ from training.baselines.checkpoint import LoadedBaseline, load_baseline, save_ba
 from training.config import AugmentationConfig, TrainingConfig
 from training.logs import read_validation
 from training.objectives import make_objective
-from training.state import BEST_NAME, STATE_NAME, load_average
+from training.state import BEST_NAME, STATE_NAME, count_images, load_average
 
 
 def export_run(
@@ -127,7 +127,7 @@ def _describe_training(
     described = {
         "weights": f"{weights}, exponential moving average",
         "steps": record["step"],
-        "images_seen": record["step"] * config.run.batch_size,
+        "images_seen": count_images(record),
         "training_s": round(record["seconds"]),
     }
     validation = read_validation(folder, record["step"])

@@ -85,18 +85,14 @@ class RunLog:
         Where the run goes on, and where it ends.
     log_every
         Steps whose mean makes one row.
-    batch_size
-        For the number of images seen.
     """
 
-    def __init__(
-        self, folder: Path, step: int, total_steps: int, log_every: int, batch_size: int
-    ) -> None:
+    def __init__(self, folder: Path, step: int, total_steps: int, log_every: int) -> None:
         from tqdm import tqdm
 
         self._train = CsvLog(folder / TRAIN_CSV, step)
         self._validation = CsvLog(folder / VALIDATION_CSV, step)
-        self._folder, self._log_every, self._batch_size = folder, log_every, batch_size
+        self._folder, self._log_every = folder, log_every
         self._since_last_row: list[StepResult] = []
         self._writer = _open_tensorboard(folder / TENSORBOARD, step)
         interval = 0.1 if sys.stderr.isatty() else _BACKGROUND_REDRAW_S
@@ -124,7 +120,7 @@ class RunLog:
         """Count a step; every ``log_every``-th one writes the mean since the last row."""
         self._since_last_row.append(result)
         if result.step % self._log_every == 0:
-            row = _summarise(self._since_last_row, self._batch_size)
+            row = _summarise(self._since_last_row)
             self._since_last_row = []
             self._train.write(row)
             self._write_scalars("train", row)
@@ -191,10 +187,10 @@ class SilentLog:
         return 0
 
 
-def _summarise(results: list[StepResult], batch_size: int) -> dict[str, float]:
+def _summarise(results: list[StepResult]) -> dict[str, float]:
     n = len(results)
     last = results[-1]
-    row: dict[str, float] = {"step": last.step, "images": last.step * batch_size}
+    row: dict[str, float] = {"step": last.step, "images": last.images}
     row["loss"] = sum(r.loss for r in results) / n
     for name in last.terms:
         row[f"loss_{name}"] = sum(r.terms[name] for r in results) / n

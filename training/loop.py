@@ -24,11 +24,12 @@ from napari_diffseg.core.unet import UNet
 from training.config import OptimiserConfig, RunConfig, TrainingConfig, config_values
 from training.data import BatchPlan, SliceCache, load_batch
 from training.ema import ExponentialMovingAverage
+from training.known_patients import find_training_patients
 from training.objectives import TrainingLoss, make_objective
 from training.prefetch import Prefetcher
 from training.processes import ONE_PROCESS, Processes
 from training.shares import BatchRandom
-from training.state import STATE_NAME, load_state, save_state
+from training.state import STATE_NAME, count_images, load_state, save_state
 from training.warm_start import InitialWeights
 
 
@@ -68,6 +69,8 @@ class StepResult:
     """One optimiser step: scalars for the logs."""
 
     step: int
+    images: int
+    """Slices that were trained on until then, each as often as it was seen."""
     loss: float
     terms: dict[str, float]
     learning_rate: float
@@ -138,6 +141,7 @@ class Trainer:
         self.loads_ahead = device.type != "cpu"
         self._batches: Prefetcher[Batch] | None = None
         self.step = 0
+        self.images = 0
         self.seconds = 0.0
         self.resumed_processes: int | None = None
 
@@ -148,6 +152,12 @@ class Trainer:
             return False
         record = load_state(path, self.network, self.ema, self._optimiser)
         self.step, self.seconds = int(record["step"]), float(record["seconds"])
+        self.images = count_images(record)
+        # Whoever was trained on before is known to the weights, whatever the split says now.
+        self._provenance["training_patients"] = sorted(
+            find_training_patients(record["provenance"])
+            | {*self._provenance.get("training_patients", ())}
+        )
         for origin in {*ORIGINS} & set(record["provenance"]):
             self._provenance[origin] = record["provenance"][origin]
         self.resumed_processes = int(record.get("processes", 1))
@@ -173,6 +183,7 @@ class Trainer:
         """Return what belongs to the weights as JSON: step, configuration, provenance."""
         record = {
             "step": self.step,
+            "images": self.images,
             "seconds": self.seconds,
             "processes": self._processes.count,
             "config": config_values(self.config),
@@ -214,6 +225,7 @@ class Trainer:
         self._scaler.step(self._optimiser)
         self._scaler.update()
         self.step += 1
+        self.images += config.run.batch_size
         self.ema.update(self.network, self.step)
         values = self._processes.mean(torch.stack(list(sums.values()))).tolist()
         gradient_norm = float(norm)
@@ -221,7 +233,7 @@ class Trainer:
         seconds = time.perf_counter() - started
         self.seconds += seconds
         terms = dict(zip(sums, values, strict=True))
-        return StepResult(self.step, sum(values), terms, rate, gradient_norm, seconds)
+        return StepResult(self.step, self.images, sum(values), terms, rate, gradient_norm, seconds)
 
     def _load_batch(self, step: int) -> Batch:
         """Prepare the batch of a step: a pure function of the seed and the step."""

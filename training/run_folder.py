@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 from napari_diffseg.core.environment import describe_platform, software_versions
 from napari_diffseg.core.errors import CheckpointError, DiffsegError, ParameterError
 from napari_diffseg.core.serialisation import from_dict
-from training.cache_index import CacheIndex
+from training.cache_index import CacheIndex, hash_file
 from training.changes import describe_changes
 from training.config import TrainingConfig, config_values, format_config
 from training.data import Split, hash_cases, name_training_patients
@@ -106,10 +106,31 @@ def find_changes(
     return changes
 
 
+def find_other_origins(record: Mapping[str, Any], named: Mapping[str, Path | None]) -> list[str]:
+    """Return which models that are named now a run did not begin from, one line for each.
+
+    Parameters
+    ----------
+    record
+        Of the run's state.
+    named
+        Files, by their names in `core.provenance.ORIGINS`. One that is gone counts as the same.
+    """
+    lines = []
+    for origin, path in named.items():
+        before = record["provenance"].get(origin)
+        if path is None or (before is not None and not path.exists()):
+            continue
+        if before is None or before.get("sha256") != hash_file(path):
+            lines.append(f"--{origin.replace('_', '-')} {path}: the run did not begin from it")
+    return lines
+
+
 def check_resumable(
     folder: Path,
     config: TrainingConfig,
     provenance: Mapping[str, Any],
+    origins: Mapping[str, Path | None],
     *,
     resume: bool | None,
     allow_changes: bool,
@@ -118,6 +139,8 @@ def check_resumable(
 
     Parameters
     ----------
+    origins
+        Models that are named to begin from, see `find_other_origins`.
     resume
         True: there must be a run; False: there must be none; None: either.
     allow_changes
@@ -139,7 +162,7 @@ def check_resumable(
             "move the folder away."
         )
     record = read_record(path)
-    changes = find_changes(record, config, provenance)
+    changes = find_changes(record, config, provenance) + find_other_origins(record, origins)
     if changes and not allow_changes:
         raise ParameterError(
             f"{folder} was started with other settings:\n  "
@@ -179,8 +202,11 @@ def write_description(
 
 def _write(path: Path, text: str, from_step: int = 0) -> None:
     """Write a file, complete or not at all; keep the one that was valid until ``from_step``."""
-    if from_step and path.exists() and path.read_text(encoding="utf-8") != text:
-        os.replace(path, path.with_suffix(f".until_{from_step:07d}{path.suffix}"))
+    kept = path.with_suffix(f".until_{from_step:07d}{path.suffix}")
+    # If one is kept already, then what is replaced now was not valid for a single step.
+    changes = path.exists() and path.read_text(encoding="utf-8") != text
+    if from_step and changes and not kept.exists():
+        os.replace(path, kept)
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from napari_diffseg.core.errors import CaseError, ParameterError
+from napari_diffseg.core.provenance import ORIGINS
 from training.cache_index import check_index
 from training.config import TrainingConfig, config_values, find_config, load_config
 from training.data import SliceCache, Split, load_split
@@ -80,6 +81,7 @@ def _read_and_check(
         options.run,
         config,
         provenance,
+        {origin: getattr(options, origin) for origin in ORIGINS},
         resume=options.resume,
         allow_changes=options.allow_changes,
     )

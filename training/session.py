@@ -98,7 +98,7 @@ def _open_log(trainer: Trainer, setup: Setup) -> RunLog | SilentLog:
     run = setup.config.run
     if not setup.processes.is_main:
         return SilentLog()
-    return RunLog(setup.folder, trainer.step, run.total_steps, run.log_every, run.batch_size)
+    return RunLog(setup.folder, trainer.step, run.total_steps, run.log_every)
 
 
 def _describe_session(trainer: Trainer, setup: Setup) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,12 @@ def save_state(
 def save_average(path: Path, ema: ExponentialMovingAverage, record: dict[str, Any]) -> None:
     """Write the averages alone, for :func:`load_average`."""
     _save({f"ema.{k}": v for k, v in ema.weights.items()}, path, record)
+
+
+def count_images(record: Mapping[str, Any]) -> int:
+    """Return how many slices the weights of a record have seen, each as often as it was seen."""
+    # Earlier records do not have it, and say of the last batch size alone what it was.
+    return int(record.get("images", record["step"] * record["config"]["run"]["batch_size"]))
 
 
 def load_average(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -29,6 +29,7 @@ from training.cells import (
 )
 from training.comparison import make_comparison, pool_ece
 from training.coverage import describe_coverage
+from training.known_patients import describe_known_patients
 from training.results import (
     FILES,
     MASKS,
@@ -77,6 +78,7 @@ def _describe(settings: dict[str, str], slices: Sequence[SliceRow]) -> str:
         f"patients: {n_patients}.\n"
         f"Model: {get('model', '?')} (sha256 {get('model_sha256', '?')[:12]}), "
         f"{get('sampler', '?')}, {get('steps', '?')} steps, seed {get('seed', '?')}."
+        + (f"\nThe model was {warning}" if (warning := describe_known_patients(settings)) else "")
     )
 
 

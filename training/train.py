@@ -25,7 +25,8 @@ from training.session import run_training
 
 _ADVICE_ON_MEMORY = (
     "The memory ran out. Set run.accumulate=2 (or more), run.recompute_activations=true, or a "
-    "smaller run.batch_size; a state that was saved is intact, and the run goes on from there."
+    "smaller run.batch_size; a state that was saved is intact, and with --allow-changes the run "
+    "goes on from there."
 )
 
 

@@ -25,10 +25,11 @@ from tests.core.case_files import write_case
 from tests.core.synthetic import synthetic_case
 from tests.models import published_state, tiny_model
 from training import evaluate as evaluation
-from training.baselines.segmenter import find_training_patients
 from training.bootstrap import bootstrap_interval
+from training.comparison import make_comparison
 from training.data import load_split
 from training.evaluate import main
+from training.known_patients import find_training_patients
 from training.measure import measure_case
 from training.results import (
     CalibrationRow,
@@ -442,6 +443,9 @@ def test_patients_of_the_training_are_told(run, tmp_path: Path, capsys) -> None:
     assert "trained on 2 of these patients, the first is Case_1" in capsys.readouterr().err
     settings = {row.name: row.value for row in read_rows(tmp_path / "out", SettingRow)}
     assert settings["patients_trained_on"] == "2"
+    warning = "trained on 2 of the patients that it is evaluated on"
+    assert f"The model was {warning}" in make_report(tmp_path / "out")
+    assert f"DDPM was {warning}" in make_comparison(tmp_path)
 
 
 def test_the_bundled_model_is_known_to_have_seen_its_patients() -> None:

@@ -17,7 +17,7 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def result(step: int, loss: float) -> StepResult:
-    return StepResult(step, loss, {"mask": loss / 2, "prior": loss / 2}, 1e-3, 0.5, 0.1)
+    return StepResult(step, 16 * step, loss, {"mask": loss / 2, "prior": loss / 2}, 1e-3, 0.5, 0.1)
 
 
 def write_steps(log: CsvLog, steps: range) -> None:
@@ -56,7 +56,7 @@ def test_new_columns_join_the_old_ones(tmp_path: Path) -> None:
 
 
 def test_row_is_the_mean_since_the_last_one(tmp_path: Path, no_tensorboard: None) -> None:
-    with RunLog(tmp_path, 0, 10, log_every=2, batch_size=16) as log:
+    with RunLog(tmp_path, 0, 10, log_every=2) as log:
         for step in range(1, 6):
             log.on_step(result(step, float(step)))
     rows = read(tmp_path / "train.csv")
@@ -71,16 +71,16 @@ def test_row_is_the_mean_since_the_last_one(tmp_path: Path, no_tensorboard: None
 def test_validations_are_remembered_beyond_the_process(
     tmp_path: Path, no_tensorboard: None
 ) -> None:
-    with RunLog(tmp_path, 0, 10, 2, 16) as log:
+    with RunLog(tmp_path, 0, 10, 2) as log:
         assert log.best("dice") is None
         log.on_validation({"step": 5, "dice": 0.7, "dice_prior": None}, None)
         log.on_validation({"step": 10, "dice": 0.6, "dice_prior": None}, None)
-    with RunLog(tmp_path, 10, 10, 2, 16) as log:
+    with RunLog(tmp_path, 10, 10, 2) as log:
         assert log.best("dice") == 0.7
         assert log.best("dice_prior") is None
         assert log.is_validated(10)
         assert not log.is_validated(7)
-    with RunLog(tmp_path, 5, 10, 2, 16) as log:
+    with RunLog(tmp_path, 5, 10, 2) as log:
         assert not log.is_validated(10)
     assert read_validation(tmp_path, 5) == {"step": 5.0, "dice": 0.7}
     assert read_validation(tmp_path, 10) == {}
@@ -90,7 +90,7 @@ def test_tensorboard_has_scalars_and_picture(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    with RunLog(tmp_path, 0, 2, log_every=1, batch_size=16) as log:
+    with RunLog(tmp_path, 0, 2, log_every=1) as log:
         log.on_step(result(1, 3.0))
         log.on_validation({"step": 1, "dice": 0.5}, np.zeros((8, 8, 3), np.uint8))
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
@@ -103,7 +103,7 @@ def test_without_tensorboard_the_user_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
-    with RunLog(tmp_path, 0, 2, log_every=1, batch_size=16) as log:
+    with RunLog(tmp_path, 0, 2, log_every=1) as log:
         log.on_step(result(1, 3.0))
     assert "TensorBoard is not installed" in capsys.readouterr().err
     assert len(read(tmp_path / "train.csv")) == 1

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -27,7 +28,9 @@ from tests.training.tiny import (
 from training.baseline_config import BaselineConfig
 from training.baselines.checkpoint import save_baseline
 from training.config import load_config
+from training.data import find_patient
 from training.export import main as export_main
+from training.known_patients import find_training_patients
 from training.loop import Trainer
 from training.run_folder import locked
 from training.state import BEST_NAME, STATE_NAME, read_record
@@ -74,6 +77,15 @@ def finished(tiny_data: TinyData, tmp_path_factory: pytest.TempPathFactory) -> P
         patch.setattr("training.logs._open_tensorboard", lambda *_: None)
         assert tiny_data.train(folder, *SHORT) == 0
     return folder
+
+
+def copy_run(finished: Path, tmp_path: Path) -> Path:
+    """Copy what a run needs to go on."""
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in (STATE_NAME, "config.toml", "split.json"):
+        (run / name).write_bytes((finished / name).read_bytes())
+    return run
 
 
 def test_run_leaves_a_complete_record(finished: Path, tiny_data: TinyData) -> None:
@@ -246,10 +258,7 @@ def test_dry_run_leaves_a_run_alone(
 def test_other_settings_need_to_be_allowed(
     finished: Path, tiny_data: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    for name in (STATE_NAME, "config.toml", "split.json"):
-        (run / name).write_bytes((finished / name).read_bytes())
+    run = copy_run(finished, tmp_path)
     longer = (*SHORT, "--set", "run.total_steps=28", "--set", "run.batch_size=3")
     assert tiny_data.train(run, *longer) == 1
     message = capsys.readouterr().err
@@ -263,6 +272,32 @@ def test_other_settings_need_to_be_allowed(
     # Another person can still tell what the first steps were made with.
     assert load_config(run / "config.until_0000021.toml").run.batch_size == 4
     assert not list(run.glob("split.until*"))
+    # What the weights have seen, whatever the size of a batch is now.
+    out = tmp_path / "model.safetensors"
+    assert export_main([str(run), str(out)]) == 0
+    assert load_checkpoint(out).provenance["images_seen"] == 21 * 4 + 7 * 3
+    assert read(run / "train.csv")[-1]["images"] == str(21 * 4 + 7 * 3)
+
+
+def test_settings_that_were_not_used_for_a_single_step_replace_none_that_were(
+    finished: Path, tiny_data: TinyData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = copy_run(finished, tmp_path)
+    longer = (*SHORT, "--set", "run.total_steps=22", "--allow-changes")
+
+    def stop(trainer: Trainer) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "run_step", stop)
+        with contextlib.suppress(KeyboardInterrupt):
+            tiny_data.train(run, *longer, "--set", "optimiser.learning_rate=0.5")
+    assert tiny_data.train(run, *longer, "--set", "optimiser.learning_rate=0.25") == 0
+    rates = [
+        load_config(run / name).optimiser.learning_rate
+        for name in ("config.until_0000021.toml", "config.toml")
+    ]
+    assert rates == [tiny_config().optimiser.learning_rate, 0.25]
 
 
 @pytest.mark.parametrize(
@@ -289,6 +324,15 @@ def test_other_patients_need_to_be_allowed(
     message = capsys.readouterr().err
     assert "the training cases are others" in message
     assert "the validation cases are others" in message
+
+    # Who was trained on is known to the weights, also if it is for validation now.
+    run = copy_run(finished, tmp_path)
+    more = ("--set", "run.total_steps=22", "--set", "run.validate_every=0", "--allow-changes")
+    assert main(tiny_data.arguments(run, *more, "--split", str(split))) == 0
+    out = tmp_path / "model.safetensors"
+    assert export_main([str(run), str(out)]) == 0
+    known = find_training_patients(load_checkpoint(out).provenance)
+    assert known >= {find_patient(name) for name in TRAINING}
 
 
 def test_resume_and_no_resume_insist(
@@ -382,7 +426,7 @@ def test_lack_of_memory_ends_with_advice(
 
 
 def test_run_starts_from_a_models_weights(
-    finished: Path, tiny_data: TinyData, tmp_path: Path
+    finished: Path, tiny_data: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = tmp_path / "model.safetensors"
     assert export_main([str(finished), str(model)]) == 0
@@ -397,6 +441,16 @@ def test_run_starts_from_a_models_weights(
     origin = read_record(tuned / STATE_NAME)["provenance"]["init"]
     assert origin["sha256"] == load_checkpoint(model).sha256
     assert origin["provenance"]["steps"] == 21
+    assert tiny_data.train(tuned, "--init", str(model), *still) == 0
+
+    # A model that it has not begun from is not passed over in silence.
+    another = tmp_path / "another.safetensors"
+    assert export_main([str(tuned), str(another)]) == 0
+    capsys.readouterr()
+    assert tiny_data.train(tuned, "--init", str(another), *still) == 1
+    assert f"--init {another}: the run did not begin from it" in capsys.readouterr().err
+    assert tiny_data.train(tuned, "--init-encoder", str(model), *still) == 1
+    assert "--init-encoder" in capsys.readouterr().err
 
     # It goes on without the model, and still knows where it came from.
     model.unlink()

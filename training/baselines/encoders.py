@@ -15,13 +15,8 @@ from napari_diffseg.core.errors import ParameterError
 from napari_diffseg.core.model import DiffusionModel
 from napari_diffseg.core.preprocessing import PreparedCase, PreprocessingConfig
 from napari_diffseg.core.segment import resolve_device
-from training.baselines.segmenter import (
-    OnEvent,
-    ZRange,
-    collect_members,
-    describe_effort,
-    find_training_patients,
-)
+from training.baselines.segmenter import OnEvent, ZRange, collect_members, describe_effort
+from training.known_patients import find_training_patients
 
 
 @dataclass(frozen=True, eq=False)

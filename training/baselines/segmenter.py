@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,19 +19,18 @@ from napari_diffseg.core.events import Event
 from napari_diffseg.core.levels import encode_probability
 from napari_diffseg.core.params import SegmentParams
 from napari_diffseg.core.preprocessing import PreparedCase, PreprocessingConfig
-from napari_diffseg.core.provenance import find_records, sum_effort
+from napari_diffseg.core.provenance import sum_effort
 from napari_diffseg.core.run import run_case
 from napari_diffseg.core.segment import order_slices, resolve_device
 from napari_diffseg.core.serialisation import to_dict
 from training.baselines.checkpoint import LoadedBaseline
 from training.baselines.networks import draw_members
-from training.data import hash_cases, load_split, name_training_patients
+from training.known_patients import find_training_patients
 
 ZRange = tuple[int, int]
 OnEvent = Callable[[Event], None]
 
 _BATCH_SIZE = 8
-_SPLITS = Path(__file__).resolve().parents[1] / "splits"
 
 
 class Segmenter(Protocol):
@@ -276,19 +274,3 @@ def describe_effort(network: torch.nn.Module, provenance: Mapping[str, Any]) -> 
         "training_hours": "" if effort is None else f"{effort.seconds / 3600:.2f}",
         "images_seen": "" if effort is None else effort.images,
     }
-
-
-def find_training_patients(provenance: Mapping[str, Any]) -> frozenset[str]:
-    """Return the patients that weights, or those that they began from, were trained on.
-
-    Earlier records have the hash of their names alone; it tells where the split is one of ours.
-    """
-    found: set[str] = set()
-    for record in find_records(provenance):
-        if "training_patients" in record:
-            found.update(map(str, record["training_patients"]))
-        elif "data_hash" in record:
-            for split in map(load_split, _SPLITS.glob("*.json")):
-                if hash_cases(split.training) == record["data_hash"]:
-                    found |= name_training_patients(split)
-    return frozenset(found)
