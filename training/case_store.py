@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -119,7 +120,6 @@ def make_key(
     files: CaseFiles, patient: str, segmenter: Segmenter, protocol: Protocol
 ) -> dict[str, Any]:
     """Return, as JSON has it, all that the measurements of a case depend on, save the device."""
-    states = [(path.resolve(), path.stat()) for path in source_paths(files)]
     key = {
         "protocol": PROTOCOL_VERSION,
         "system": segmenter.system,
@@ -127,10 +127,20 @@ def make_key(
         "patient": patient,
         "slices": list(protocol.slices),
         "all_slices": protocol.all_slices,
-        "files": [[str(path), state.st_size, state.st_mtime_ns] for path, state in states],
+        "files": _list_states(files),
     }
     plain: dict[str, Any] = json.loads(json.dumps(key))
     return plain
+
+
+def _list_states(files: CaseFiles) -> list[tuple[str, int, int]]:
+    states = [(path.resolve(), path.stat()) for path in source_paths(files)]
+    return [(str(path), state.st_size, state.st_mtime_ns) for path, state in states]
+
+
+def hash_states(cases: Sequence[CaseFiles]) -> str:
+    """Return the SHA-256 of paths, sizes and times of all files: what changed is another case."""
+    return hashlib.sha256(json.dumps([*map(_list_states, cases)]).encode()).hexdigest()
 
 
 def choose_cases(
@@ -152,6 +162,8 @@ def choose_cases(
         return [*found.values()], {name: find_patient(name) for name in found}
     loaded = load_split(split)
     names: tuple[str, ...] = getattr(loaded, part)
+    if not names:
+        raise CaseError(f"{split} has no {part} cases.")
     if missing := [name for name in names if name not in found]:
         raise CaseError(
             f"{folder} lacks {len(missing)} of the {len(names)} {part} cases of {split}: "

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from napari_diffseg.core.errors import DiffsegError
 from training.baselines.nnunet_dataset import write_dataset
-from training.baselines.nnunet_folders import DATASET, PLANS, NnunetFolders
+from training.baselines.nnunet_folders import DATASET, FINAL_NAME, PLANS, NnunetFolders
 from training.baselines.nnunet_record import (
     EFFORT_NAME,
     add_hours,
@@ -29,6 +29,7 @@ from training.baselines.nnunet_record import (
 )
 from training.case_store import choose_cases
 from training.commands import run_resumable
+from training.data import load_split
 
 _NUMBER = DATASET[len("Dataset") : len("Dataset") + 3]
 _TRAINERS = Path(__file__).resolve().parent / "nnunet_trainers"
@@ -93,11 +94,41 @@ def find_folders(arguments: argparse.Namespace) -> NnunetFolders:
 
 
 def _is_prepared(work: Path, configuration: str) -> bool:
-    """Whether nnU-Net has prepared every case of its raw dataset."""
+    """Whether nnU-Net has prepared every case of its raw dataset, as it is now."""
     folder = work / "preprocessed" / DATASET
-    names = {p.name.removesuffix(".nii.gz") for p in (work / "raw" / DATASET).glob("labelsTr/*")}
-    done = {path.stem for path in (folder / f"{PLANS}_{configuration}").glob("*.pkl")}
-    return (folder / f"{PLANS}.json").exists() and bool(names) and names == done
+    labels = [*(work / "raw" / DATASET).glob("labelsTr/*")]
+    images = [*(work / "raw" / DATASET).glob("imagesTr/*")]
+    done = _find_prepared(work, configuration)
+    names = {path.name.removesuffix(".nii.gz") for path in labels}
+    return (
+        (folder / f"{PLANS}.json").exists()
+        and bool(names)
+        and names == {path.stem for path in done}
+        and _find_latest([*labels, *images]) <= min(path.stat().st_mtime_ns for path in done)
+    )
+
+
+def _find_prepared(work: Path, configuration: str) -> list[Path]:
+    folder = work / "preprocessed" / DATASET
+    return [*(folder / f"{PLANS}_{configuration}").glob("*.pkl")]
+
+
+def _find_latest(paths: Sequence[Path]) -> int:
+    return max((path.stat().st_mtime_ns for path in paths), default=0)
+
+
+def _check_still_valid(arguments: argparse.Namespace) -> None:
+    """Make sure that no fold counts as trained whose cases have changed since."""
+    raw = arguments.work / "raw" / DATASET
+    changed = _find_latest([*raw.glob("labelsTr/*"), *raw.glob("imagesTr/*")])
+    folders = find_folders(arguments)
+    for fold in arguments.folds:
+        final = folders.trained(fold) / FINAL_NAME
+        if final.exists() and final.stat().st_mtime_ns < changed:
+            raise DiffsegError(
+                f"{folders.trained(fold)}: this fold was trained before images or labels were "
+                "converted anew. Choose another --work, or remove the folder of this fold."
+            )
 
 
 def is_installed() -> bool:
@@ -135,6 +166,7 @@ def train(arguments: argparse.Namespace) -> None:
     DiffsegError
         The package is not installed, or a command failed.
     """
+    _check_still_valid(arguments)
     for command in make_commands(arguments):
         if command[0] != "nnUNetv2_train":
             run_commands([command], arguments.work)
@@ -159,6 +191,7 @@ def predict(arguments: argparse.Namespace) -> Path:
         or a command failed.
     """
     folders = find_folders(arguments)
+    _check_still_valid(arguments)
     if untrained := [fold for fold in arguments.folds if not folders.is_trained(fold)]:
         raise DiffsegError(
             f"{folders.trained(untrained[0])}: this fold has not been trained to its end. Run "
@@ -260,8 +293,9 @@ def _run_action(arguments: argparse.Namespace) -> None:
 def _convert(arguments: argparse.Namespace) -> Path:
     from tqdm import tqdm
 
+    split = load_split(arguments.split)
     training, test = (
-        choose_cases(arguments.cases, arguments.split, part)[0]
+        choose_cases(arguments.cases, arguments.split, part)[0] if getattr(split, part) else []
         for part in ("training", "validation")
     )
     total, workers = len(training) + len(test), max(1, arguments.workers)

@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from napari_diffseg.core.errors import CaseError, ParameterError
 from napari_diffseg.core.segment import resolve_device
 from training import evaluate, make_split, nnunet, prepare, report, sheet
 from training.baselines.nnunet_folders import DATASET
@@ -37,6 +38,7 @@ from training.paper_steps import (
     run_step,
     train_system,
 )
+from training.sheet import parse_plan
 
 NNUNET: Final = "nnunet"
 _NNUNET_EPOCHS: Final = 20
@@ -109,8 +111,11 @@ def make_paper_table(arguments: argparse.Namespace, systems: Sequence[System]) -
         A step failed, or was stopped.
     """
     check_settings(arguments.set, ["run.total_steps"])
-    if arguments.split is not None:
-        load_split(arguments.split)  # what is wrong with it is said at once
+    # What is wrong is said at once, not after hours of training.
+    if arguments.split is not None and not load_split(arguments.split).validation:
+        raise CaseError(f"{arguments.split} has no validation cases to evaluate.")
+    if arguments.members < 2:
+        raise ParameterError(f"--members must be 2 or more, it is {arguments.members}.")
     work: Path = arguments.work
     (work / "models").mkdir(parents=True, exist_ok=True)
     arguments.cache = work / "cache"
@@ -136,6 +141,11 @@ def make_paper_table(arguments: argparse.Namespace, systems: Sequence[System]) -
     run_step("report with curves", report, [str(work)])
 
 
+def _check_plan(text: str) -> str:
+    parse_plan(text)
+    return text
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     parser = argparse.ArgumentParser(
@@ -154,6 +164,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add(
         "--steps",
+        type=_check_plan,
         default="1:20,2:20,4:20,8:20,16:20,50:5",
         metavar="K:N,...",
         help="of the sheet, as in training.sheet (default: %(default)s)",

@@ -15,6 +15,7 @@ import argparse
 import os
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -97,6 +98,13 @@ def make_report(folder: Path, about: About | None = None) -> Report:
             if heading == "Uncertainty":
                 report.parts.append(plot_reliability(systems))
         report.parts += [RANKING_NOTES, plot_risk_coverage(systems)]
+    titles = Counter(evaluation.title for evaluation in members)
+    for evaluation in members:
+        if titles[evaluation.title] > 1:
+            raise DiffsegError(
+                f"{evaluation.folder}: there is another evaluation of {evaluation.title} in "
+                f"{folder / 'members'}, and they could not be told apart. Take one of them away."
+            )
     with_members = [evaluation for evaluation in members if evaluation.n_members > 1]
     if with_members:
         tables = make_member_tables(with_members)

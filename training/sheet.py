@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from napari_diffseg.core.brats import Case, load_case
+from napari_diffseg.core.brats import Case, CaseFiles, load_case
 from napari_diffseg.core.ensemble import Ensemble
 from napari_diffseg.core.errors import CaseError, ParameterError
 from napari_diffseg.core.geometry import find_z_range
@@ -23,7 +23,13 @@ from napari_diffseg.core.params import SAMPLERS
 from napari_diffseg.core.preprocessing import prepare_case
 from training.baselines.opening import open_segmenter
 from training.baselines.segmenter import DiffusionSegmenter
-from training.case_store import PAPER_SLICES, choose_cases, parse_slices
+from training.case_store import (
+    PAPER_SLICES,
+    PROTOCOL_VERSION,
+    choose_cases,
+    hash_states,
+    parse_slices,
+)
 from training.commands import run_resumable
 from training.data import hash_cases
 from training.members import measure_first_members
@@ -117,7 +123,7 @@ def make_sheet(arguments: argparse.Namespace) -> str:
         if not isinstance(segmenter, DiffusionSegmenter):
             raise ParameterError(f"{arguments.checkpoint} is no diffusion model: it has no steps.")
         if not rows:
-            rows = _begin(out, segmenter, arguments, [files.name for files in cases])
+            rows = _begin(out, segmenter, arguments, cases)
         for files in cases:
             done = [r for r in rows if (r.case, r.steps) == (files.name, steps)]
             if len(done) >= n_members:
@@ -139,14 +145,16 @@ def _begin(
     out: Path,
     segmenter: DiffusionSegmenter,
     arguments: argparse.Namespace,
-    names: Sequence[str],
+    cases: Sequence[CaseFiles],
 ) -> list[SheetRow]:
     """Return the rows of an interrupted sheet with the same settings."""
     own = ("samples", "steps")
     values = {k: str(v) for k, v in segmenter.settings.items() if k not in own}
     values["slices_per_case"] = str(arguments.slices_per_case)
     values["slices"] = f"{arguments.slices[0]}-{arguments.slices[1] - 1}"
-    values["cases"] = hash_cases(names)
+    values["cases"] = hash_cases([files.name for files in cases])
+    values["protocol"] = str(PROTOCOL_VERSION)
+    values["files"] = hash_states(cases)
     out.mkdir(parents=True, exist_ok=True)
     if (out / FILES[SheetRow]).exists():
         before = {row.name: row.value for row in read_rows(out, SettingRow)}
@@ -175,8 +183,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--checkpoint", type=Path, metavar="FILE", help="default: the bundled model")
     add(
         "--steps",
-        type=_parse_plan,
-        default=_parse_plan("1:20,2:20,4:20,8:20,16:20,50:5"),
+        type=parse_plan,
+        default=parse_plan("1:20,2:20,4:20,8:20,16:20,50:5"),
         metavar="K:N,...",
         help="numbers of steps, each with its members (default: 1:20,2:20,4:20,8:20,16:20,50:5)",
     )
@@ -194,7 +202,8 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _parse_plan(text: str) -> Plan:
+def parse_plan(text: str) -> Plan:
+    """Return steps and members of a text such as ``1:20,8:20``, for command lines."""
     pairs = [part.partition(":") for part in text.split(",")]
     numbers = [(k.strip(), n.strip() or "20") for k, _, n in pairs]
     if not all(k.isdecimal() and n.isdecimal() and int(k) and int(n) for k, n in numbers):

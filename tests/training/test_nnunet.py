@@ -298,6 +298,13 @@ def test_interrupted_prediction_goes_on(
     assert [command[command.index("-f") + 1] for command in ran] == ["1"]
     assert "--continue_prediction" in ran[0]
     assert probabilities.read_text() == "probabilities"
+    # Images that were converted anew are predicted anew.
+    image = next((tmp_path / "raw" / DATASET / "imagesTs").glob(f"{VALIDATION[0]}_*.nii.gz"))
+    image.touch()
+    probabilities.write_text("of another image")
+    os.utime(probabilities, ns=(0, image.stat().st_mtime_ns - 1))
+    assert main(["predict", *options]) == 0
+    assert probabilities.read_text() == "probabilities"
     # What an earlier training predicted is not this one's.
     for path in (probabilities, mask):
         path.write_text("old")
@@ -307,7 +314,10 @@ def test_interrupted_prediction_goes_on(
 
 
 def test_what_is_done_is_not_done_again(
-    tiny_data: TinyData, tmp_path: Path, ran: list[list[str]]
+    tiny_data: TinyData,
+    tmp_path: Path,
+    ran: list[list[str]],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     convert = [*in_one_process(tiny_data), "--work", str(tmp_path)]
     assert main(["convert", *convert]) == 0
@@ -330,6 +340,17 @@ def test_what_is_done_is_not_done_again(
     # Another length is another network.
     assert main(["train", *options, "--folds", "0", "--iterations", "50"]) == 0
     assert ran[0][5] == "nnUNetTrainer_1epochs_50iterations"
+
+    # A label was corrected: what was made of the old one does not count any more.
+    label = tmp_path / "raw" / DATASET / "labelsTr" / f"{TRAINING[0]}.nii.gz"
+    later = time.time() + 60
+    os.utime(label, (later, later))
+    ran.clear()
+    assert main(["train", *options, "--folds", "0"]) == 2
+    assert "was trained before images or labels were converted anew" in capsys.readouterr().err
+    assert not ran
+    assert main(["train", *options, "--folds", "2"]) == 0
+    assert ran[0][0] == "nnUNetv2_plan_and_preprocess"
 
 
 def test_a_batch_size_is_a_configuration_beside_nnunets_own(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
 
-from tests.training.tiny import TinyData, tiny_config
+from tests.training.tiny import TRAINING, TinyData, tiny_config
 from training import evaluate, nnunet, paper_plan, sheet, sheet_report, train
 from training import report as report_command
 from training.config import find_config, format_config, load_config
@@ -165,6 +166,19 @@ def test_another_split_needs_another_folder(command, tiny_data, tmp_path: Path, 
     assert "is for another split than" in capsys.readouterr().err
 
 
+def test_what_would_fail_after_hours_is_told_at_once(command, tmp_path: Path, capsys) -> None:
+    assert command("--members", "1") == 1
+    assert "--members must be 2 or more" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command("--steps", "abc")
+    assert "is not like 1:20" in capsys.readouterr().err
+    split = {"training": [*TRAINING], "validation": []}
+    (tmp_path / "empty.json").write_text(json.dumps(split), "utf-8")
+    assert command("--split", str(tmp_path / "empty.json")) == 1
+    assert "empty.json has no validation cases" in capsys.readouterr().err
+    assert not (tmp_path / "work" / "cache").exists()
+
+
 def test_a_failure_ends_it(command, monkeypatch, capsys) -> None:
     monkeypatch.setattr(train, "main", lambda _: 1)
     assert command() == 1
@@ -241,6 +255,14 @@ def test_report_of_nothing_is_told(tmp_path: Path, capsys) -> None:
     assert "holds no evaluation in systems/, members/ or sheets/" in capsys.readouterr().err
     assert report_main([str(tmp_path), "--out", str(tmp_path / "x.txt")]) == 2
     assert "must end with .md" in capsys.readouterr().err
+
+
+def test_two_evaluations_that_could_not_be_told_apart_are_refused(tmp_path: Path, capsys) -> None:
+    shipped = Path(__file__).parents[2] / "docs" / "results" / "data" / "members" / "ddpm"
+    for name in ("a", "b"):
+        shutil.copytree(shipped, tmp_path / "members" / name)
+    assert report_main([str(tmp_path)]) == 2
+    assert "there is another evaluation of DDPM, 2 steps" in capsys.readouterr().err
 
 
 def member_row(case: str, n: int, n_slices: int, dice: float, n_empty: int = 0) -> MemberRow:

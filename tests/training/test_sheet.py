@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -131,6 +132,20 @@ def test_sheet_of_other_settings_is_left_alone(
     assert "other settings" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*arguments, "--steps", "0:5"])
+
+
+def test_sheet_of_labels_that_have_changed_is_left_alone(
+    arguments: list[str], tiny_data: TinyData, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, "--steps", "1:1"]) == 0
+    label = next((tiny_data.cases / VALIDATION[0]).glob("*seg*"))
+    state = label.stat()
+    os.utime(label, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+    try:
+        assert main([*arguments, "--steps", "1:1"]) == 2
+    finally:
+        os.utime(label, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert "other settings" in capsys.readouterr().err
 
 
 SVG = "{http://www.w3.org/2000/svg}"

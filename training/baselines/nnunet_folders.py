@@ -62,8 +62,9 @@ class NnunetFolders:
                     path.unlink(missing_ok=True)
 
     def _is_complete(self, fold: str, name: str) -> bool:
-        """Whether a case was predicted to the end, and not by an earlier training."""
-        since = (self.trained(fold) / FINAL_NAME).stat().st_mtime_ns
+        """Whether a case was predicted to the end, as it is now, and not by an earlier training."""
+        causes = [self.trained(fold) / FINAL_NAME, *self.images.glob(f"{name}_[0-9]*.nii.gz")]
+        since = max(path.stat().st_mtime_ns for path in causes)
         files = self._files(fold, name)
         return all(path.exists() and path.stat().st_mtime_ns >= since for path in files)
 
