@@ -122,12 +122,26 @@ def test_images_that_were_moved_with_their_result_are_the_same(tmp_path: Path) -
     assert is_of_images(recorded, moved, tmp_path / "elsewhere/study_2/results")
     assert is_of_images(recorded, moved, tmp_path / "elsewhere/study_2/Case_1")
     assert is_of_images(recorded, moved, tmp_path / "x/../elsewhere/study_2/results")
+    assert is_of_images(recorded, moved, tmp_path / "elsewhere/study_2/derivatives/diffseg")
     assert not is_of_images(recorded, moved, tmp_path / "results")
     assert not is_of_images(recorded, moved, tmp_path / "elsewhere" / "results")
     fewer = {"t1": recorded["t1"]}
     assert not is_of_images(fewer, moved, tmp_path / "elsewhere/study_2/results")
     drive = {name: f"D:\\study\\Case_1\\Case_1_{name}.nii.gz" for name in ("t1", "flair")}
     assert is_of_images(drive, moved, tmp_path / "elsewhere/study_2/results")
+
+
+def test_images_of_another_study_that_are_still_there_are_others(tmp_path: Path) -> None:
+    here, there = name_files(tmp_path / "a"), name_files(tmp_path / "b")
+    for files, content in ((here, b"one"), (there, b"two")):
+        for path in files.modalities.values():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    # Both studies were saved in a folder of the first one.
+    assert not is_of_images(record_files(there), here, tmp_path / "a" / "results")
+    for path in there.modalities.values():
+        path.write_bytes(b"one")  # a copy, with its results
+    assert is_of_images(record_files(there), here, tmp_path / "a" / "results")
 
 
 def test_links_to_images_are_told_by_where_they_lie(tmp_path: Path) -> None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
 
 from napari_diffseg._widgets import exporter
+from napari_diffseg._widgets.found import Found
+from napari_diffseg._widgets.saved_files import has_other_slices
+from napari_diffseg.core.geometry import Geometry
 from napari_diffseg.core.volume import to_source_grid
 from tests.plugin.conftest import TUMOUR_Z, Desk
 
@@ -267,3 +272,14 @@ def test_other_slices_and_other_images_are_not_replaced_unasked(
         f"Replace the result with 2 samples of some slices, which is of other images "
         f"({elsewhere['t1']})?"
     ]
+
+
+def test_slices_that_a_stack_does_not_have_are_not_lost() -> None:
+    geometry = Geometry((4, 4, 5), np.eye(4), 3, nib.Nifti1Header(), (60, 65, 70, 75, 80))
+    judged = np.array([geometry.to_source_slice(z) in (65, 70, 75) for z in range(5)])
+    snapshot: Any = SimpleNamespace(case=SimpleNamespace(geometry=geometry), judged=judged)
+    snapshot.is_whole = False
+    assert not has_other_slices(Found(2, False, ((65, 75),)), snapshot)
+    assert has_other_slices(Found(2, False, ((65, 80),)), snapshot)
+    assert has_other_slices(Found(2, True, ((60, 80),)), snapshot)
+    assert not has_other_slices(Found(), snapshot)

@@ -370,6 +370,11 @@ def test_results_of_another_study_with_the_same_names_are_left_alone(
     last.write_bytes(before[last])  # as if study A was run again
     desk.widget._folder.queue.look_again()
     assert column(desk, 1)[2] == "other images"
+    edited = json.loads(before[last]) | {"edited": {"by": "hand"}}
+    last.write_text(json.dumps(edited), encoding="utf-8")
+    desk.widget._folder.queue.look_again()
+    tip = desk.widget.case_list.tree.topLevelItem(2).toolTip(1)
+    assert "It was edited, so Run all leaves it alone" in tip
     table = tmp_path / "table.csv"
     monkeypatch.setattr(case_table, "ask_table", lambda *_: str(table))
     desk.click(desk.widget.case_list.table_button)

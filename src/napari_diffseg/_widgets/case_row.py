@@ -11,9 +11,10 @@ if TYPE_CHECKING:
     from napari_diffseg.core.summary import CaseSummary
 
 _OTHER_IMAGES = (
-    "The result that is saved under this name is of other images, {image} among them. Run all asks "
-    "before it is replaced; choose another folder for results in the preferences to keep both."
+    "The result that is saved under this name is of other images, {image} among them. {run_all}; "
+    "choose another folder for results in the Preferences to keep both."
 )
+_ASKS, _LEAVES = "Run all asks before it is replaced", "It was edited, so Run all leaves it alone"
 _ABOUT_STATE = {
     "other model": "{n} samples, drawn by another model ({model}) than the one below. "
     "Run all asks before it draws the case anew.",
@@ -34,7 +35,8 @@ _SETTINGS = {
 def describe_state(entry: Entry) -> str:
     """Say what there is to know of a case's state; often nothing."""
     if entry.state == "other images":
-        return _OTHER_IMAGES.format(image=entry.found.other_images)
+        run_all = _LEAVES if entry.found.is_edited else _ASKS
+        return _OTHER_IMAGES.format(image=entry.found.other_images, run_all=run_all)
     if entry.problem or entry.summary is None:
         return entry.problem
     drawing = entry.found.drawing

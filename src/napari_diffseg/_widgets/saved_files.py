@@ -35,7 +35,7 @@ class SavedFiles:
         found, edited = find_result(folder, case.files), _edited_path(folder, case.name)
         is_edited = found.is_edited or (snapshot.edit is not None and edited.exists())
         goes_on = snapshot.edit is not None and self._is_own(edited)
-        has_more = found.n_members > snapshot.n_drawn or _has_other_slices(found, snapshot)
+        has_more = found.n_members > snapshot.n_drawn or has_other_slices(found, snapshot)
         if not (has_more or found.other_images) and (goes_on or not is_edited):
             return ""
         samples = f"{found.n_members} sample{'s' * (found.n_members != 1)}"
@@ -56,13 +56,16 @@ class SavedFiles:
         return path.exists() and path.stat().st_mtime_ns == self._times_ns.get(path)
 
 
-def _has_other_slices(found: Found, snapshot: Snapshot) -> bool:
+def has_other_slices(found: Found, snapshot: Snapshot) -> bool:
+    """Whether a saved result is of slices that a snapshot is not of."""
     if snapshot.is_whole or not found.n_members:
         return False
     geometry = snapshot.case.geometry
-    judged = {geometry.to_source_slice(z) for z in snapshot.judged.nonzero()[0].tolist()}
-    there = {k for first, last in found.judged for k in range(first, last + 1)}
-    return found.is_whole or not there <= judged
+    numbers = [geometry.to_source_slice(z) for z in range(geometry.shape[0])]
+    left_out = (k for k, judged in zip(numbers, snapshot.judged, strict=True) if not judged)
+    return found.is_whole or any(
+        first <= k <= last for k in left_out for first, last in found.judged
+    )
 
 
 def _edited_path(folder: Path, name: str) -> Path:

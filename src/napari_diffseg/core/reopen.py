@@ -91,8 +91,7 @@ def load_result(
     folder
         Where the scan may be if it has been moved.
     known
-        Cases that are loaded; one of them is taken if it has the same files, or files of the same
-        names where those of the record are not to be found.
+        Cases that are loaded; one of them is taken if it has the same files.
 
     Raises
     ------
@@ -102,7 +101,8 @@ def load_result(
     """
     path = Path(path)
     record, names = read_record(path)
-    case = _find_case(path, record, folder, known)
+    files = _find_files(path, record, folder)
+    case = next((case for case in known if case.files == files), None) or load_case(files)
     try:
         return _load_files(path, record, names, case)
     except DiffsegError:  # another run may just have replaced the result
@@ -185,23 +185,6 @@ def _is_plain_name(name: object) -> bool:
     return isinstance(name, str) and name == Path(name).name and "\\" not in name
 
 
-def _find_case(
-    path: Path, record: ResultRecord, folder: Path | None, known: Sequence[Case]
-) -> Case:
-    try:
-        files = _find_files(path, record, folder)
-    except CaseError:
-        names = {name: parse_recorded(path).name for name, path in record.case.files.items()}
-        for case in known:
-            modalities = case.files.modalities
-            if case.name == record.case.name and names == {
-                name: path.name for name, path in modalities.items()
-            }:
-                return case
-        raise
-    return next((case for case in known if case.files == files), None) or load_case(files)
-
-
 def _find_files(path: Path, record: ResultRecord, folder: Path | None) -> CaseFiles:
     recorded = [*record.case.files.values(), *([record.case.label] if record.case.label else [])]
     names = {parse_recorded(name).name for name in recorded}
@@ -219,8 +202,7 @@ def _find_files(path: Path, record: ResultRecord, folder: Path | None) -> CaseFi
             return replace(found, name=record.case.name)
     raise CaseError(
         f"The images of {record.case.name} are neither where they were "
-        f"({_image_folder(record)}) nor beside {path}. Put them there, or open the case first "
-        "from where it is now."
+        f"({_image_folder(record)}) nor beside {path}. Put them there."
     )
 
 

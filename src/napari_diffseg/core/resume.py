@@ -5,6 +5,7 @@ The number of samples alone says nothing: with another model, sampler or seed th
 
 from __future__ import annotations
 
+import filecmp
 import itertools
 import os
 from collections.abc import Mapping
@@ -89,10 +90,11 @@ def count_drawn(record: ResultRecord, key: DrawKey) -> int:
 
 
 def is_of_images(recorded: Mapping[str, str], files: CaseFiles, folder: Path) -> bool:
-    """Whether a result was made of these very files, by their paths; none is opened.
+    """Whether a result was made of these very files, by their paths.
 
     Where images and result have been moved or copied together, all that is above the folder they
-    share may differ: other studies, too, have cases of the same name.
+    share may differ: other studies, too, have cases of the same name. If the file that was recorded
+    is still there, it is compared with the present one.
 
     Parameters
     ----------
@@ -101,14 +103,15 @@ def is_of_images(recorded: Mapping[str, str], files: CaseFiles, folder: Path) ->
     files
         The case.
     folder
-        Where the result is: in or beside the folder of the images, or anywhere else.
+        Where the result is. The folder that it shares with the images is this one, or one or two
+        levels above, as of ``derivatives/NAME`` in BIDS.
     """
     if {name: Path(path).resolve() for name, path in recorded.items()} == {
         name: path.resolve() for name, path in files.modalities.items()
     }:
         return True
     results = _without_detours(folder)
-    for shared in (results, results.parent):
+    for shared in (results, *results.parents[:2]):
         below = {
             name: path.relative_to(shared).parts
             for name, given in files.modalities.items()
@@ -116,10 +119,19 @@ def is_of_images(recorded: Mapping[str, str], files: CaseFiles, folder: Path) ->
         }
         if len(below) == len(files.modalities):
             return recorded.keys() == below.keys() and all(
-                parse_recorded(path).parts[-len(below[name]) :] == below[name]
-                for name, path in recorded.items()
+                parse_recorded(recorded[name]).parts[-len(parts) :] == parts
+                and not _is_another(Path(recorded[name]), files.modalities[name])
+                for name, parts in below.items()
             )
     return False
+
+
+def _is_another(recorded: Path, present: Path) -> bool:
+    """Whether a file that was recorded is still there, and not the same as the present one."""
+    try:
+        return recorded.is_file() and not filecmp.cmp(recorded, present, shallow=False)
+    except OSError:
+        return True
 
 
 def parse_recorded(path: str) -> PurePath:
