@@ -20,7 +20,7 @@ from pathlib import Path
 
 from napari_diffseg.core.errors import DiffsegError
 from training.baselines.nnunet_dataset import write_dataset
-from training.baselines.nnunet_folders import DATASET, FINAL_NAME, PLANS, NnunetFolders
+from training.baselines.nnunet_folders import DATASET, PLANS, NnunetFolders
 from training.baselines.nnunet_record import (
     EFFORT_NAME,
     add_hours,
@@ -118,13 +118,14 @@ def _find_latest(paths: Sequence[Path]) -> int:
 
 
 def _check_still_valid(arguments: argparse.Namespace) -> None:
-    """Make sure that no fold counts as trained whose cases have changed since."""
+    """Make sure that no fold counts as trained, or goes on, whose cases have changed since."""
     raw = arguments.work / "raw" / DATASET
     changed = _find_latest([*raw.glob("labelsTr/*"), *raw.glob("imagesTr/*")])
     folders = find_folders(arguments)
     for fold in arguments.folds:
-        final = folders.trained(fold) / FINAL_NAME
-        if final.exists() and final.stat().st_mtime_ns < changed:
+        # Also of a fold that was interrupted: later its files say no more what it began with.
+        weights = [*folders.trained(fold).glob("checkpoint_*.pth")]
+        if any(path.stat().st_mtime_ns < changed for path in weights):
             raise DiffsegError(
                 f"{folders.trained(fold)}: this fold was trained before images or labels were "
                 "converted anew. Choose another --work, or remove the folder of this fold."

@@ -162,7 +162,13 @@ def check_resumable(
             "move the folder away."
         )
     record = read_record(path)
-    changes = find_changes(record, config, provenance) + find_other_origins(record, origins)
+    if others := find_other_origins(record, origins):
+        raise ParameterError(
+            f"{folder} holds a run that goes on with its own weights:\n  "
+            + "\n  ".join(others)
+            + "\nChoose another --run, or leave the option out."
+        )
+    changes = find_changes(record, config, provenance)
     if changes and not allow_changes:
         raise ParameterError(
             f"{folder} was started with other settings:\n  "

@@ -349,6 +349,10 @@ def test_what_is_done_is_not_done_again(
     assert main(["train", *options, "--folds", "0"]) == 2
     assert "was trained before images or labels were converted anew" in capsys.readouterr().err
     assert not ran
+    final = next((tmp_path / "results").rglob("*_50iterations__*/fold_0/checkpoint_final.pth"))
+    final.rename(final.with_name("checkpoint_latest.pth"))  # as of an interrupted training
+    assert main(["train", *options, "--folds", "0", "--iterations", "50"]) == 2
+    assert not ran
     assert main(["train", *options, "--folds", "2"]) == 0
     assert ran[0][0] == "nnUNetv2_plan_and_preprocess"
 

@@ -447,7 +447,7 @@ def test_run_starts_from_a_models_weights(
     another = tmp_path / "another.safetensors"
     assert export_main([str(tuned), str(another)]) == 0
     capsys.readouterr()
-    assert tiny_data.train(tuned, "--init", str(another), *still) == 1
+    assert tiny_data.train(tuned, "--init", str(another), *still, "--allow-changes") == 1
     assert f"--init {another}: the run did not begin from it" in capsys.readouterr().err
     assert tiny_data.train(tuned, "--init-encoder", str(model), *still) == 1
     assert "--init-encoder" in capsys.readouterr().err
