@@ -98,7 +98,7 @@ def _is_prepared(work: Path, configuration: str) -> bool:
     folder = work / "preprocessed" / DATASET
     labels = [*(work / "raw" / DATASET).glob("labelsTr/*")]
     images = [*(work / "raw" / DATASET).glob("imagesTr/*")]
-    done = _find_prepared(work, configuration)
+    done = [*(folder / f"{PLANS}_{configuration}").glob("*.pkl")]
     names = {path.name.removesuffix(".nii.gz") for path in labels}
     return (
         (folder / f"{PLANS}.json").exists()
@@ -106,11 +106,6 @@ def _is_prepared(work: Path, configuration: str) -> bool:
         and names == {path.stem for path in done}
         and _find_latest([*labels, *images]) <= min(path.stat().st_mtime_ns for path in done)
     )
-
-
-def _find_prepared(work: Path, configuration: str) -> list[Path]:
-    folder = work / "preprocessed" / DATASET
-    return [*(folder / f"{PLANS}_{configuration}").glob("*.pkl")]
 
 
 def _find_latest(paths: Sequence[Path]) -> int:
