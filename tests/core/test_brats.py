@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +20,7 @@ from napari_diffseg.core.brats import (
     is_brats_path,
     load_case,
 )
+from napari_diffseg.core.case_discovery import folder_names
 from napari_diffseg.core.describe import describe_case
 from napari_diffseg.core.errors import CaseError
 from napari_diffseg.core.inputs import expand_inputs
@@ -267,6 +269,8 @@ def test_modalities_in_other_voxel_order_are_brought_together(tmp_path: Path) ->
         ("BraTS-MET-00001-000", NAMES_2023, (1, 2, 3)),
         ("BraTS-PED-00001-000", NAMES_2023, (1, 2, 3, 4)),  # 4 is oedema
         ("case_speds", NAMES_2023, (1, 2, 3)),
+        ("UCSF-PDGM-0004", {**NAMES_2017, "t1ce": "_T1c"}, (1, 2, 3, 4)),  # t1c is no name of 2023
+        ("case", {**NAMES_2017, "t2": "_t2w"}, (1, 2, 3, 4)),
     ],
 )
 def test_whole_tumour_is_every_label_but_the_resection_cavity(
@@ -622,6 +626,93 @@ def test_folders_of_one_name_are_told_apart_by_those_around_them(tmp_path: Path)
         "sub-01_ses-2_anat",
         "sub-02_ses-1_anat",
     ]
+
+
+def test_a_folder_on_a_command_line_stands_for_all_that_is_in_it(tmp_path: Path) -> None:
+    """What a folder of cases holds is segmented or named, also beside a case of its own."""
+    write_case(tmp_path / "P01", "P01_base")
+    for visit in (1, 2):
+        write_case(tmp_path / "P01" / f"visit_{visit}", f"P01_{visit}")
+    found = expand_inputs([tmp_path / "P01"])
+    assert [case.name for case in found if isinstance(case, CaseFiles)] == [
+        "P01_base",
+        "P01_1",
+        "P01_2",
+    ]
+    # Without the follow-ups, an incomplete set of files below is no case.
+    for visit in (1, 2):
+        (tmp_path / "P01" / f"visit_{visit}" / f"P01_{visit}_t1.nii.gz").unlink()
+    (only,) = expand_inputs([tmp_path / "P01"])
+    assert isinstance(only, CaseFiles)
+
+    for name in ("a", "b"):
+        write_case(tmp_path / "flat", name)
+    (tmp_path / "flat" / "b_t1ce.nii.gz").unlink()
+    fine, failed = expand_inputs([tmp_path / "flat"])
+    assert isinstance(fine, CaseFiles)
+    assert "b: t1ce is missing" in str(failed)
+
+
+def test_a_folder_that_fails_to_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.scandir
+
+    def scan(folder: Path) -> object:
+        if Path(folder).name in ("c", "lost+found"):
+            raise PermissionError(13, "Permission denied")
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    for name in ("a", "b", "c"):
+        write_case(tmp_path / name, name)
+    (tmp_path / "lost+found").mkdir()
+    *fine, failed = expand_inputs([tmp_path])
+    assert [case.name for case in fine if isinstance(case, CaseFiles)] == ["a", "b"]
+    assert str(failed) == f"{tmp_path / 'c'} cannot be read: Permission denied."
+    assert discover_case(tmp_path / "a").name == "a"
+
+
+def test_files_of_many_cases_are_looked_for_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand cases in one folder, each of which looked through all, took minutes."""
+    for number in range(4):
+        write_decathlon(tmp_path, number)
+        write_case(tmp_path / "flat", f"case_{number}")
+    given = sorted((tmp_path / "flat").glob("*_t1.nii.gz"))
+    scanned: list[str] = []
+    real = os.scandir
+
+    def scan(folder: Path) -> object:
+        scanned.append(Path(folder).name)
+        return real(folder)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    assert len(expand_inputs(given)) == 4
+    assert len(discover_cases(tmp_path / "imagesTr")) == 4
+    assert scanned.count("flat") == 1
+    assert scanned.count("labelsTr") == 1
+
+
+def test_a_case_in_the_folder_above_is_called_as_that_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = {role: name[1:] for role, name in NAMES_2017.items()}
+    write_case(tmp_path / "P7", "", names)
+    (tmp_path / "P7" / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "P7" / "out")
+    files = discover_case("..")
+    assert files.name == "P7"
+    assert folder_names(files)[0] == "P7"
+
+
+def test_links_to_files_that_are_not_there_are_named(tmp_path: Path) -> None:
+    (tmp_path / "sub-01_FLAIR.nii.gz").symlink_to(tmp_path / "annex")
+    with pytest.raises(
+        CaseError, match=r"Links to files that are not there: sub-01_FLAIR\.nii\.gz"
+    ):
+        discover_case(tmp_path)
 
 
 def test_an_incomplete_case_of_many_is_listed_with_its_problem(tmp_path: Path) -> None:

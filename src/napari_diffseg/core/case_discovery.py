@@ -10,6 +10,7 @@ from pathlib import Path
 from napari_diffseg.core.case_files import (
     EXPECTED_NAMES,
     CaseFiles,
+    Folders,
     build_case,
     found_text,
     natural_key,
@@ -30,9 +31,13 @@ _MAX_DEPTH_ONE_CASE = 2  # somebody may drop a home folder
 _MAX_PEEKED_FOLDERS = 20
 
 _Groups = list[list[CaseFile]]
+_NOT_OURS = ("lost+found", "System Volume Information")
+"""Folders that no user may read, at the top of many disks."""
 
 
-def discover_case(paths: str | Path | Sequence[str | Path]) -> CaseFiles:
+def discover_case(
+    paths: str | Path | Sequence[str | Path], folders: Folders | None = None
+) -> CaseFiles:
     """Find all files of the one case that the input belongs to.
 
     Parameters
@@ -41,6 +46,8 @@ def discover_case(paths: str | Path | Sequence[str | Path]) -> CaseFiles:
         A folder (or a folder around just one case), any one file of a case (its siblings are
         found), or several files of one case; a file that is given wins over a sibling for the same
         modality. Files of the slice layout stand for their slices, a folder for all its slices.
+    folders
+        What is known of folders already, for those who ask for many cases.
 
     Raises
     ------
@@ -58,7 +65,7 @@ def discover_case(paths: str | Path | Sequence[str | Path]) -> CaseFiles:
     elif any(path.is_dir() for path in given):
         raise CaseError(f"Open one case at a time: a folder or its files, not {some(given)}.")
     else:
-        files = _from_files(given)
+        files = _from_files(given, folders or Folders())
     if files.problem:
         raise CaseError(files.problem)
     return files
@@ -71,8 +78,9 @@ def discover_cases(folder: str | Path) -> list[CaseFiles]:
     with the files of many cases. Cases that would be called alike because their folders are, as in
     ``sub-01/anat``, get the names of the folders around these, too (`tell_apart`).
 
-    An incomplete case is returned with its `problem`, see `CaseFiles`; a lone file beside other
-    cases is a stray. An empty list means that nothing looks like a case.
+    An incomplete case is returned with its `problem`, see `CaseFiles`, and so is a folder that
+    cannot be read; a lone file beside other cases is a stray. An empty list means that nothing
+    looks like a case.
 
     Raises
     ------
@@ -80,8 +88,9 @@ def discover_cases(folder: str | Path) -> list[CaseFiles]:
         `folder` is no folder or cannot be read.
     """
     folder = Path(folder)
-    cases = _build_all(_groups(scan_folder(folder)), folder) + _cases_below(folder, _MAX_DEPTH)
-    return tell_apart(cases)
+    folders = Folders()
+    cases = _build_all(_groups(scan_folder(folder)), folder, folders)
+    return tell_apart(cases + _cases_below(folder, _MAX_DEPTH, folders))
 
 
 def folder_names(files: CaseFiles) -> list[str]:
@@ -95,7 +104,7 @@ def folder_names(files: CaseFiles) -> list[str]:
     if path is None or file is None or not file.is_named_by_folder:
         return []
     suffix = f"_{next(iter(files.slices)):03d}" if len(files.slices) == 1 else ""
-    parts = path.parent.absolute().parts[1:]
+    parts = Path(os.path.abspath(path.parent)).parts[1:]  # noqa: PTH100 (without "..")
     return ["_".join(parts[-n:]) + suffix for n in range(1, len(parts) + 1)]
 
 
@@ -145,7 +154,8 @@ def _looks_like_brats(path: Path) -> bool:
 def _from_folder(folder: Path) -> CaseFiles:
     groups = _groups(scan_folder(folder))
     complete = [group for group in groups if _is_complete(group)]
-    below = [] if complete else _cases_below(folder, _MAX_DEPTH_ONE_CASE)
+    below = [] if complete else _cases_below(folder, _MAX_DEPTH_ONE_CASE, Folders())
+    below = [case for case in below if case.modalities]  # not folders that cannot be read
     if groups and not any(case.problem is None for case in below):
         candidates = complete or _fullest(groups)
         names = [group[0].case for group in candidates]
@@ -161,16 +171,12 @@ def _from_folder(folder: Path) -> CaseFiles:
     raise CaseError(f"{folder} holds {len(names)} cases ({some(names)}). Open one of them.")
 
 
-def _from_files(given: Sequence[Path]) -> CaseFiles:
-    scanned = [
-        file
-        for folder in dict.fromkeys(path.parent for path in given)
-        for file in scan_folder(folder)
-    ]
-    by_path = {file.path: file for file in scanned}
+def _from_files(given: Sequence[Path], folders: Folders) -> CaseFiles:
+    scans = [folders.scan(folder) for folder in dict.fromkeys(path.parent for path in given)]
     files = []
     for path in given:
-        file = by_path.get(path) or parse_name(path)
+        scanned = (scan.by_path.get(path) for scan in scans)
+        file = next((file for file in scanned if file is not None), None) or parse_name(path)
         if file is None:
             raise CaseError(f"{path} has no name of a BraTS file. {EXPECTED_NAMES}")
         files.append(file)
@@ -182,28 +188,31 @@ def _from_files(given: Sequence[Path]) -> CaseFiles:
     known = {file.path for file in files}
     siblings = [
         sibling
-        for sibling in scanned
-        if sibling.group == files[0].group and sibling.path not in known
+        for scan in scans
+        for sibling in scan.by_group.get(files[0].group, [])
+        if sibling.path not in known
     ]
-    return build_case([*files, *siblings], preferred=known, folder=given[0].parent)
+    return build_case([*files, *siblings], folder=given[0].parent, preferred=known, folders=folders)
 
 
-def _cases_below(folder: Path, depth: int) -> list[CaseFiles]:
+def _cases_below(folder: Path, depth: int, folders: Folders) -> list[CaseFiles]:
     cases: list[CaseFiles] = []
     for sub in _subfolders(folder) if depth else []:
         try:
             files = scan_folder(sub)
-        except CaseError:  # what cannot be read below the folder is a stray, too
+        except CaseError as error:
+            if sub.name not in _NOT_OURS:
+                cases.append(CaseFiles(sub.name, "brats2017", {}, problem=str(error)))
             continue
-        cases += _build_all(_groups(files), sub)
-        cases += _cases_below(sub, depth - 1)
+        cases += _build_all(_groups(files), sub, folders)
+        cases += _cases_below(sub, depth - 1, folders)
     return cases
 
 
-def _build_all(groups: _Groups, folder: Path) -> list[CaseFiles]:
+def _build_all(groups: _Groups, folder: Path, folders: Folders) -> list[CaseFiles]:
     """Build the cases of one folder; one lone file beside others is a stray and no case."""
     cases = [group for group in groups if _is_complete(group) or len(group) > 1] or groups
-    return [build_case(group, folder=folder) for group in cases]
+    return [build_case(group, folder=folder, folders=folders) for group in cases]
 
 
 def _subfolders(folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -60,8 +61,33 @@ class CaseFiles:
     problem: str | None = None
 
 
+class Folders:
+    """The files of folders, each read once: a folder may hold the files of a thousand cases."""
+
+    def __init__(self) -> None:
+        self._scans: dict[Path, _Scan] = {}
+
+    def scan(self, folder: Path) -> _Scan:
+        """Return the files of known name directly in a folder; see `scan_folder` for errors."""
+        if folder not in self._scans:
+            self._scans[folder] = _Scan(scan_folder(folder))
+        return self._scans[folder]
+
+
+class _Scan:
+    def __init__(self, files: Sequence[CaseFile]) -> None:
+        self.by_path = {file.path: file for file in files}
+        self.by_group: dict[tuple[str, str], list[CaseFile]] = {}
+        for file in files:
+            self.by_group.setdefault(file.group, []).append(file)
+
+
 def build_case(
-    files: Sequence[CaseFile], *, folder: Path, preferred: Iterable[Path] = ()
+    files: Sequence[CaseFile],
+    *,
+    folder: Path,
+    preferred: Iterable[Path] = (),
+    folders: Folders | None = None,
 ) -> CaseFiles:
     """Choose one file per modality; what prevents this becomes the `problem`.
 
@@ -74,25 +100,38 @@ def build_case(
     preferred
         Files that win over others for the same modality. In the slice layout they also select the
         slices.
+    folders
+        What is known of folders already, for those who build many cases.
     """
     chosen = set(preferred)
     if files[0].family == "decathlon":
-        return _build_decathlon(files, chosen)
+        return _build_decathlon(files, chosen, folders or Folders())
     if files[0].family == "slices":
         return _build_slices(files, chosen, folder)
     case = files[0].case
     picked, problem = _pick(files, chosen)
     if missing := _missing_text(picked):
         problem = problem or f"{case}: {missing} in {folder}.{found_text(folder)} {EXPECTED_NAMES}"
-    families = {file.family for file in files}
-    named_by: Family = "brats2023" if "brats2023" in families else "brats2017"
     return CaseFiles(
         case,
-        "bids" if "bids" in families else named_by,
+        _find_family(files, picked),
         _modalities(picked),
         picked.get(LABEL),
         problem=problem,
     )
+
+
+def _find_family(files: Sequence[CaseFile], picked: Mapping[str, Path]) -> Family:
+    """Tell the family by the names of the images that were chosen.
+
+    "t1c" and "t2w" occur in other schemes, too, with the labels of before 2023: only "t1n" and
+    "t2f" tell.
+    """
+    families = {file.role: file.family for file in files if picked[file.role] == file.path}
+    if "bids" in families.values():
+        return "bids"
+    is_2023 = families.get("t1") == families.get("flair") == "brats2023"
+    return "brats2023" if is_2023 else "brats2017"
 
 
 def scan_folder(folder: Path) -> list[CaseFile]:
@@ -115,10 +154,16 @@ def scan_folder(folder: Path) -> list[CaseFile]:
 def found_text(folder: Path) -> str:
     """Tell which images are in a folder, for the reader who looks for the wrong name."""
     try:
-        names = sorted(entry.name for entry in os.scandir(folder) if is_image_name(entry.name))
+        with os.scandir(folder) as entries:
+            there = {entry.name: entry.is_file() for entry in entries if is_image_name(entry.name)}
     except OSError:
         return ""
-    return f" Found: {some(names)}." if names else " No .nii or .nii.gz file is in it."
+    names, broken = sorted(name for name, is_file in there.items() if is_file), ""
+    if links := sorted(there.keys() - {*names}):  # as of DataLad before its `get`
+        broken = f" Links to files that are not there: {some(links)}. Get these files first."
+    if links and not names:
+        return broken
+    return (f" Found: {some(names)}." if names else " No .nii or .nii.gz file is in it.") + broken
 
 
 def some(items: Sequence[str | Path]) -> str:
@@ -126,6 +171,33 @@ def some(items: Sequence[str | Path]) -> str:
     shown = ", ".join(str(item) for item in items[:_MAX_LISTED])
     rest = len(items) - _MAX_LISTED
     return f"{shown} and {rest} more" if rest > 0 else shown
+
+
+def hash_images(files: CaseFiles) -> dict[str, str]:
+    """Return the SHA-256 of each modality's file, or of all its slice files one after the other.
+
+    Empty if one of them cannot be read: a result can be saved after a drive has been taken away.
+    """
+    known: dict[tuple[Path, ...], str] = {}  # Decathlon: one file for all
+    hashes = {}
+    try:
+        for modality, path in files.modalities.items():
+            paths = tuple(members[modality] for members in files.slices.values()) or (path,)
+            if paths not in known:
+                known[paths] = _hash_files(paths)
+            hashes[modality] = known[paths]
+    except OSError:
+        return {}
+    return hashes
+
+
+def _hash_files(paths: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+    return digest.hexdigest()
 
 
 def natural_key(text: str) -> list[tuple[int, str]]:
@@ -166,7 +238,7 @@ def _build_slices(files: Sequence[CaseFile], chosen: set[Path], folder: Path) ->
     )
 
 
-def _build_decathlon(files: Sequence[CaseFile], chosen: set[Path]) -> CaseFiles:
+def _build_decathlon(files: Sequence[CaseFile], chosen: set[Path], folders: Folders) -> CaseFiles:
     """Complete an image by its label, or a label by its image, from the folder beside."""
     first = files[0]
     folder = first.path.parent
@@ -174,8 +246,8 @@ def _build_decathlon(files: Sequence[CaseFile], chosen: set[Path]) -> CaseFiles:
     known = {file.path for file in files}
     others = [
         file
-        for file in (scan_folder(beside) if beside else [])
-        if file.group == first.group and file.path not in known
+        for file in (folders.scan(beside).by_group.get(first.group, []) if beside else [])
+        if file.path not in known
     ]
     picked, problem = _pick([*files, *others], chosen)
     image = picked.get("all")

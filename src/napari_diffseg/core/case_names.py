@@ -182,4 +182,5 @@ def adopt_label(files: Sequence[CaseFile]) -> list[CaseFile]:
 
 
 def _folder_name(folder: Path) -> str:
-    return folder.name or folder.resolve().name  # Path(".") has no name of its own
+    # Path(".") and Path("..") have no name of their own
+    return folder.name if folder.name not in ("", "..") else folder.resolve().name

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from napari_diffseg.core.case_discovery import discover_case, discover_cases, tell_apart
-from napari_diffseg.core.case_files import CaseFiles
+from napari_diffseg.core.case_files import CaseFiles, Folders
 from napari_diffseg.core.case_names import parse_name
 from napari_diffseg.core.errors import CaseError
 
@@ -62,22 +62,37 @@ def _discover(paths: Iterable[str | Path]) -> list[CaseFiles | CaseError]:
         file = None if path.is_dir() else parse_name(path)
         groups.setdefault(path if file is None else (path.parent, *file.group), []).append(path)
     cases: list[CaseFiles | CaseError] = []
+    folders = Folders()
     for group in groups.values():
+        several = _cases_of_folder(group[0])
+        if len(several) > 1:
+            cases.extend(several)
+            continue
         try:
-            cases.append(discover_case(group))
+            cases.append(discover_case(group, folders))
         except CaseError as error:
-            cases.extend(_cases_of_folder(group[0]) or [error])
+            cases.extend(several or [error])
     return cases
 
 
 def _cases_of_folder(path: Path) -> list[CaseFiles | CaseError]:
-    """Return the cases in a folder; nothing for anything else and for a lone unusable one."""
+    """Return the cases in a folder; nothing for anything else and for a lone unusable one.
+
+    Incomplete sets of files in the folders below a case's own are strays.
+    """
     if not path.is_dir():
         return []
     try:
         cases = discover_cases(path)
     except CaseError:
         return []
+    usable = [case for case in cases if not case.problem]
+    if len(usable) == 1 and path in _find_folders(usable[0]):
+        cases = [case for case in cases if not case.problem or path in _find_folders(case)]
     if len(cases) == 1 and cases[0].problem:
         return []
     return [CaseError(case.problem) if case.problem else case for case in cases]
+
+
+def _find_folders(case: CaseFiles) -> set[Path]:
+    return {file.parent for file in case.modalities.values()}
