@@ -14,6 +14,7 @@ from napari_diffseg.cli import main
 from napari_diffseg.core import batch
 from napari_diffseg.core.checkpoint import save_checkpoint
 from napari_diffseg.core.convergence import compute_convergence
+from tests.core.case_files import write_slices
 from tests.models import tiny_model
 from tests.test_cli import read_json, write_synthetic
 
@@ -65,8 +66,8 @@ def cases(tmp_path: Path) -> list[str]:
 
 def test_what_is_done_is_told_and_not_drawn_again(run, cases, tmp_path: Path, capsys) -> None:
     assert run("--samples", 2) == (0, cases)
-    record = tmp_path / "out" / "Case_2_diffseg.json"
-    record.unlink()  # as if Ctrl-C had come before
+    for path in (tmp_path / "out").glob("Case_2_*"):
+        path.unlink()  # as if Ctrl-C had come before
     capsys.readouterr()
     assert run("--samples", 2, "--skip-done") == (0, ["Case_2"])
     done = tmp_path / "out" / "Case_1_diffseg.json"
@@ -110,15 +111,59 @@ def test_a_result_of_another_model_or_of_other_images_is_not(run, cases, tmp_pat
         shutil.copytree(tmp_path / "elsewhere" / name, tmp_path / "in" / name)
     assert run("--samples", 1, "--skip-done", model=1) == (0, [])  # the same place
     shutil.move(tmp_path / "in" / "Case_1", tmp_path / "in" / "moved" / "Case_1")
-    assert run("--samples", 1, "--skip-done", model=1) == (1, [])  # nobody knows what it is of
-    assert run("--samples", 1, "--skip-done", "--overwrite", model=1) == (0, ["Case_1"])
+    assert run("--samples", 1, "--skip-done", model=1) == (0, [])  # what is in them tells
+
+
+def test_a_result_of_images_that_have_changed_is_not_done(run, cases, tmp_path: Path) -> None:
+    run("--samples", 1)
+    flair = tmp_path / "in" / "Case_1" / "Case_1_flair.nii.gz"
+    image = nib.load(flair)
+    changed = np.asarray(image.dataobj) * 2
+    nib.save(nib.Nifti1Image(changed, image.affine, image.header), flair)  # the same path and grid
+    assert run("--samples", 1, "--skip-done") == (0, ["Case_1"])
+    (tmp_path / "in" / "Case_2" / "Case_2_seg.nii.gz").unlink()
+    assert run("--samples", 1, "--skip-done") == (0, ["Case_2"])  # there is no Dice any more
 
 
 def test_a_result_without_one_of_its_files_is_not_done(run, cases, tmp_path: Path) -> None:
     run("--samples", 1)
     (tmp_path / "out" / "Case_1_mean.nii.gz").unlink()
-    (tmp_path / "out" / "Case_2_diffseg.json").write_text("{", encoding="utf-8")
-    assert run("--samples", 1, "--skip-done") == (0, cases)
+    assert run("--samples", 1, "--skip-done") == (0, ["Case_1"])
+
+
+def test_what_is_no_result_is_not_replaced_unasked(run, cases, tmp_path: Path, capsys) -> None:
+    mask = tmp_path / "out" / "Case_1_mask.nii.gz"
+    mask.parent.mkdir()
+    mask.write_bytes(b"the brain mask of somebody else")
+    assert run("--samples", 1) == (1, ["Case_2"])
+    told = capsys.readouterr().err
+    assert f"{mask} is there, and nothing tells that it is an earlier result" in told
+    assert "--overwrite" in told
+    assert mask.read_bytes() == b"the brain mask of somebody else"
+    record = tmp_path / "out" / "Case_2_diffseg.json"
+    record.write_text("{", encoding="utf-8")
+    assert run("--samples", 1) == (1, [])
+    assert f"{record} is not a JSON file" in capsys.readouterr().err
+    assert run("--samples", 1, "--overwrite") == (0, cases)
+    assert read_json(record)["maps"]["n_members"] == 1
+
+
+def test_a_mask_that_was_edited_in_another_program_is_not_replaced_unasked(
+    run, cases, tmp_path: Path, capsys
+) -> None:
+    run("--samples", 1)
+    path = tmp_path / "out" / "Case_1_mask.nii.gz"
+    image = nib.load(path)
+    painted = np.asarray(image.dataobj).copy()
+    painted[0, 0, 0] = 1 - painted[0, 0, 0]
+    nib.save(nib.Nifti1Image(painted, image.affine), path)
+    before = path.read_bytes()
+    capsys.readouterr()
+    assert run("--samples", 2) == (1, ["Case_2"])
+    assert f"{path} is not as it was saved: it has been edited" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    assert run("--samples", 2, "--overwrite") == (0, cases)
+    assert path.read_bytes() != before
 
 
 def test_fewer_samples_that_were_stable_are_done_by_the_same_tolerance(run, cases) -> None:
@@ -188,6 +233,21 @@ def test_a_result_of_other_images_is_not_replaced_unasked(
     assert record.read_bytes() == before
     assert run("--samples", 1, "--overwrite") == (0, ["Case_1"])
     assert "in/b/Case_1" in Path(read_json(record)["case"]["files"]["t1"]).as_posix()
+
+
+def test_a_stack_of_slices_that_has_grown_is_another(
+    run, models: list[Path], tmp_path: Path, capsys
+) -> None:
+    write_slices(tmp_path / "in", [80, 81])
+    assert run("--samples", 1)[0] == 0
+    assert run("--samples", 1, "--skip-done") == (0, [])
+    write_slices(tmp_path / "in", [82])
+    capsys.readouterr()
+    assert run("--samples", 1, "--skip-done") == (1, [])
+    record = tmp_path / "out" / "brats_train_001_diffseg.json"
+    assert f"{record} is the result of other slices of the same stack" in capsys.readouterr().err
+    assert run("--samples", 1, "--overwrite")[0] == 0
+    assert read_json(record)["case"]["slice_numbers"] == [[80, 82]]
 
 
 def test_notes_about_the_images_are_told_before_anything_is_drawn(

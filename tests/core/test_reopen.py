@@ -81,6 +81,21 @@ def test_a_result_that_was_named_by_several_folders_finds_its_scan(
     assert result.case.files == case.files
 
 
+def test_a_result_of_some_slice_files_opens_with_these(tmp_path: Path) -> None:
+    """Also when there are other slices, and those of another patient, in the same folder."""
+    write_slices(tmp_path / "in", [79, 80, 81, 82])
+    write_slices(tmp_path / "in", [80, 81], case="brats_train_002")
+    some = sorted((tmp_path / "in").glob("brats_train_001_*_08[01]_w.nii.gz"))
+    case = load_case(some)
+    ensemble = Ensemble(1, case.geometry.shape)
+    for z in range(2):
+        ensemble.add(0, z, np.full(case.geometry.shape[1:], 255, np.uint8))
+    saved = save_result(tmp_path / "out", case, ensemble, describe_result(case, ensemble, RUN))
+    result = load_result(saved["diffseg"])
+    assert result.case.files == case.files
+    assert result.case.geometry.slice_numbers == case.geometry.slice_numbers
+
+
 def test_members_come_back_bit_by_bit(
     saved: Path, ensemble: Ensemble, record: ResultRecord
 ) -> None:

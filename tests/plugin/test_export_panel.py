@@ -266,12 +266,45 @@ def test_other_slices_and_other_images_are_not_replaced_unasked(
         for name, path in values["case"]["files"].items()
     }
     values["case"]["files"] = elsewhere
+    values["case"]["sha256"]["flair"] = "0" * 64
     record.write_text(json.dumps(values), encoding="utf-8")
     save(desk)
     assert asked[1:] == [
         f"Replace the result with 2 samples of some slices, which is of other images "
         f"({elsewhere['t1']})?"
     ]
+
+
+def test_what_another_program_wrote_is_not_replaced_unasked(
+    desk: Desk, case_folder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def ask(_: object, question: str, __: str) -> str:
+        asked.append(question)
+        return ""
+
+    monkeypatch.setattr(exporter, "ask", ask)
+    mask = folder / "Case_001_mask.nii.gz"
+    desk.open(case_folder)
+    desk.segment()
+    folder.mkdir(exist_ok=True)
+    mask.write_bytes(b"of somebody else")
+    save(desk)
+    assert asked == ["Replace Case_001_mask.nii.gz, which belongs to no saved result?"]
+    assert mask.read_bytes() == b"of somebody else"
+
+    mask.unlink()
+    save(desk)
+    save(desk)
+    image: Any = nib.load(mask)
+    painted = np.asarray(image.dataobj).copy()
+    painted[0, 0, 0] = 1 - painted[0, 0, 0]
+    nib.save(nib.Nifti1Image(painted, image.affine), mask)
+    before = mask.read_bytes()
+    save(desk)
+    assert asked[1:] == ["Replace Case_001_mask.nii.gz, which has been edited in another program?"]
+    assert mask.read_bytes() == before
 
 
 def test_slices_that_a_stack_does_not_have_are_not_lost() -> None:

@@ -51,9 +51,9 @@ For each case DIR gets, on the grid of its own files:
                             and Dice, HD95 and Jaccard if expert labels are there
 Of several cases also
   summary.csv               one row for each result in DIR, as of napari-diffseg table
-Earlier results of the same name are replaced, but not those with a mask that was edited by hand,
-nor those of other images (--overwrite). What only an earlier run wrote (samples, report, edited
-mask) is left, and named.
+Earlier results of the same name are replaced, but not those with a mask that was edited, here or
+in another program, nor those of other images or slices, nor what is no result (--overwrite).
+What only an earlier run wrote (samples, report, edited mask) is left, and named.
 After Ctrl-C, the same command with --skip-done goes on where it was.
 
 Exit code 0: all cases done; 1: some failed (the others are done); 2: could not run;
@@ -148,13 +148,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--skip-done",
         action="store_true",
         help="leave a case alone whose result in DIR is the one that would be drawn: same images, "
-        "model and settings, and at least as many samples",
+        "model and settings, and at least as many samples; images are told by what is in them",
     )
     parser.add_argument(
         "--overwrite",
         action="store_true",
-        help="also replace results whose mask was edited by hand, and those of other images of the "
-        "same name",
+        help="also replace results whose mask was edited, those of other images or slices of the "
+        "same name, and files that are no result",
     )
     parser.add_argument(
         "--memory-budget",
@@ -253,7 +253,7 @@ def _run_segment(arguments: argparse.Namespace) -> int:
 
     cases = expand_inputs(arguments.cases)
     code = run_cases(cases, work, tell)
-    if len(cases) > 1 and any(arguments.out.glob(f"*{SUFFIX}")):
+    if len(cases) > 1 and any(arguments.out.glob(f"[!.]*{SUFFIX}")):
         try:
             code = max(code, write_table(arguments.out, None, report))
         except DiffsegError as error:  # the cases are done

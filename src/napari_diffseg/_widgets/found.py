@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from napari_diffseg.core.consensus import find_watched
 from napari_diffseg.core.params import SegmentParams
-from napari_diffseg.core.resume import DrawKey, find_wanted_key, is_of_images
+from napari_diffseg.core.resume import DrawKey, find_wanted_key, is_of_images, is_of_slices
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -125,8 +125,11 @@ def find_result(folder: Path, files: CaseFiles) -> Found:
         record = json.loads(path.read_text(encoding="utf-8"))
         maps, run = record["maps"], record.get("run", {})
         is_whole = bool(maps["whole_volume"])
-        images = record.get("case", {}).get("files", {})
-        is_of_these = not images or is_of_images(images, files, folder)
+        case = record.get("case", {})
+        images, slices = case.get("files", {}), case.get("slice_numbers", ())
+        is_of_these = not images or (
+            is_of_images(images, files, folder, case.get("sha256")) and is_of_slices(slices, files)
+        )
         n_members = _count_members(record, is_whole=is_whole)
         return Found(
             n_members,

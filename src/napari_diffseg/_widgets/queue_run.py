@@ -142,17 +142,30 @@ def _iter_members(
 
 
 def _load_case(files: CaseFiles, options: QueueOptions) -> Case:
-    """Load a case, once it is known that its results can be saved."""
+    """Load a case, once it is known that its results can be saved, and will replace only such."""
+    from napari_diffseg.core.batch import check_mask_unchanged, check_replaceable
     from napari_diffseg.core.brats import load_case
-    from napari_diffseg.core.export import check_outputs, make_output_folder, output_paths
+    from napari_diffseg.core.export import (
+        RECORD,
+        check_outputs,
+        make_output_folder,
+        output_paths,
+    )
 
     make_output_folder(options.folder)
-    check_outputs(output_paths(options.folder, files.name, samples=True).values(), files)
+    outputs = output_paths(options.folder, files.name, samples=True)
+    check_outputs(outputs.values(), files)
+    is_wanted = files.name in options.replaceable
+    if not is_wanted:
+        check_replaceable(outputs.values(), outputs[RECORD], files)
     if options.threads:
         import torch
 
         torch.set_num_threads(options.threads)
-    return load_case(files)
+    case = load_case(files)
+    if not is_wanted:
+        check_mask_unchanged(outputs[RECORD], case)
+    return case
 
 
 def _load_own(options: QueueOptions, engine: Engine) -> LoadedModel:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from napari_diffseg._widgets.found import find_result
-from napari_diffseg.core.export import EDITED, find_earlier, output_paths
+from napari_diffseg._widgets.found import Found, find_result
+from napari_diffseg.core.export import EDITED, RECORD, find_earlier, output_paths
+from napari_diffseg.core.reopen import find_changed_mask
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from napari_diffseg._widgets.found import Found
     from napari_diffseg._widgets.snapshot import Snapshot
 
 
@@ -28,11 +28,19 @@ class SavedFiles:
     def ask_what(self, snapshot: Snapshot, folder: Path) -> str:
         """Return what to ask before a snapshot is saved there; empty if nothing would be lost.
 
-        A result would be lost that somebody has edited, that has more samples or other slices, or
-        that is of other images. Who paints and saves in turn is not asked each time.
+        A result would be lost that somebody has edited, here or in another program, that has more
+        samples or other slices, or that is of other images; or a file that is no result. Who paints
+        and saves in turn is not asked each time.
         """
         case = snapshot.case
         found, edited = find_result(folder, case.files), _edited_path(folder, case.name)
+        paths = output_paths(folder, case.name, samples=True)
+        if found == Found():
+            there = (path for path in paths.values() if path.exists() and not self._is_own(path))
+            foreign = next(there, None)
+            return f"Replace {foreign.name}, which belongs to no saved result?" if foreign else ""
+        if not self._is_own(paths["mask"]) and find_changed_mask(paths[RECORD], case):
+            return f"Replace {paths['mask'].name}, which has been edited in another program?"
         is_edited = found.is_edited or (snapshot.edit is not None and edited.exists())
         goes_on = snapshot.edit is not None and self._is_own(edited)
         has_more = found.n_members > snapshot.n_drawn or has_other_slices(found, snapshot)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -31,11 +31,19 @@ from napari_diffseg.core.geometry import find_z_range
 from napari_diffseg.core.levels import MapKind
 from napari_diffseg.core.params import SegmentParams
 from napari_diffseg.core.record import MapsRecord, ResultRecord
-from napari_diffseg.core.reopen import read_record
+from napari_diffseg.core.reopen import find_changed_mask, read_record
 from napari_diffseg.core.report import make_report
-from napari_diffseg.core.resume import count_drawn, find_wanted_key, is_of_images
+from napari_diffseg.core.resume import (
+    count_drawn,
+    find_wanted_key,
+    is_as_recorded,
+    is_of_images,
+    is_of_slices,
+)
 from napari_diffseg.core.run import run_case
 from napari_diffseg.core.scan_notes import find_scan_notes
+
+_ASK = "Choose another folder, or move it away (on the command line, --overwrite replaces it)."
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,8 @@ class BatchOptions:
     report: bool = False
     """Whether a report is written."""
     overwrite: bool = False
-    """Whether a result is replaced whose mask was edited by hand, or that is of other images."""
+    """Whether a result is replaced whose mask somebody has edited, or that is of other images or
+    slices, and what is no result."""
 
     @property
     def full_params(self) -> SegmentParams:
@@ -101,17 +110,21 @@ def segment_to_files(
     Raises
     ------
     DiffsegError
-        The case cannot be loaded, the run failed, the result that is there was edited by hand or is
-        of other images, or the new one cannot be saved; in each case nothing of it is written.
+        The case cannot be loaded, the run failed, the result that is there was edited or is of
+        other images, files are there that are no result, or the new one cannot be saved; in each
+        case nothing of it is written.
     """
     # Before minutes of sampling, not after them.
     outputs = output_paths(folder, files.name, samples=options.save_samples)
     report = report_path(folder, files.name)
     check_outputs([*outputs.values(), report], files)
+    written = [*outputs.values(), *([report] if options.report else [])]
     if not options.overwrite:
         check_not_edited(folder, files.name)
-        _check_same_images(folder, files)
+        check_replaceable(written, outputs[RECORD], files)
     case = load_case(files)
+    if not options.overwrite:
+        check_mask_unchanged(outputs[RECORD], case)
     if on_note is not None:
         for note in find_scan_notes(case):
             on_note(note)
@@ -145,9 +158,10 @@ def find_done(
 ) -> Path | None:
     """Return the record of the very result that `segment_to_files` would make, if it is there.
 
-    That is one of the same images, of at least as many members that this model would draw with
-    these parameters, on the same slices, by the same rule for the mask, with all its files.
-    With a tolerance it may be of fewer members that were stable by that tolerance.
+    That is one of the same images, unchanged and with labels if there are any now, of at least as
+    many members that this model would draw with these parameters, on the same slices, by the same
+    rule for the mask, with all its files. With a tolerance it may be of fewer members that were
+    stable by that tolerance.
 
     Raises
     ------
@@ -162,7 +176,8 @@ def find_done(
     wanted = output_paths(folder, files.name, samples=options.save_samples)
     wanted |= {REPORT: report_path(folder, files.name)} if options.report else {}
     is_done = (
-        is_of_images(record.case.files, files, folder)
+        is_of_images(record.case.files, files, folder, record.case.sha256)
+        and is_as_recorded(record.case, files)
         and _has_enough(record, model, options)
         and _makes_same_mask(record.maps, options)
         and all(name in names or name == RECORD for name in wanted)
@@ -172,17 +187,55 @@ def find_done(
     return path if is_done else None
 
 
-def _check_same_images(folder: Path, files: CaseFiles) -> None:
-    """Make sure that no result of another case of the same name is replaced."""
-    path = output_paths(folder, files.name)[RECORD]
+def check_replaceable(outputs: Iterable[Path], path: Path, files: CaseFiles) -> None:
+    """Make sure that what is replaced is nothing but an earlier result of the same images.
+
+    Parameters
+    ----------
+    outputs
+        What is going to be written.
+    path
+        Of the record, which tells what is there.
+    files
+        The case.
+
+    Raises
+    ------
+    DiffsegError
+        It is something else.
+    """
     try:
-        recorded = read_record(path)[0].case.files
-    except DiffsegError:  # missing or damaged
+        recorded = read_record(path)[0].case
+    except DiffsegError as error:  # missing or damaged
+        foreign = [output for output in outputs if output.exists() and output != path]
+        if foreign:
+            why = f"{path.name} is not there" if not path.exists() else str(error)
+            raise DiffsegError(
+                f"{foreign[0]} is there, and nothing tells that it is an earlier result ({why}). "
+                f"{_ASK}"
+            ) from error
         return
-    if not is_of_images(recorded, files, folder):
+    if not is_of_images(recorded.files, files, path.parent, recorded.sha256):
         raise DiffsegError(
-            f"{path} is the result of other images, {recorded.get('t1', '')} among "
-            "them. Choose another folder, or ask for it to be replaced (--overwrite)."
+            f"{path} is the result of other images, {recorded.files.get('t1', '')} among "
+            f"them. {_ASK}"
+        )
+    if not is_of_slices(recorded.slice_numbers, files):
+        raise DiffsegError(f"{path} is the result of other slices of the same stack. {_ASK}")
+
+
+def check_mask_unchanged(path: Path, case: Case) -> None:
+    """Make sure that no mask is replaced that somebody has edited in another program.
+
+    Raises
+    ------
+    DiffsegError
+        It is not the one that the record ``path`` tells of.
+    """
+    if mask := find_changed_mask(path, case):
+        raise DiffsegError(
+            f"{mask} is not as it was saved: it has been edited in another program, or the images "
+            f"have been replaced. {_ASK}"
         )
 
 

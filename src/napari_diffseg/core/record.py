@@ -7,7 +7,7 @@ What is not known or not defined is None, in JSON null; NaN does not occur.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from napari_diffseg.core.params import SamplerName
 from napari_diffseg.core.uncertainty import IntervalKind
 from napari_diffseg.core.verdict import Verdict, goes_on_beyond
 
-RECORD_SCHEMA_VERSION = 2
+RECORD_SCHEMA_VERSION = 3
 """2 added what is needed to open a result again: `members` and `maps.judged_slices`."""
 
 SliceRanges = tuple[tuple[int, int], ...]
@@ -100,6 +100,9 @@ class CaseRecord:
     """What about the images may harm the result."""
     slice_numbers: SliceRanges = ()
     """Of a stack of slice files, the numbers that their names have; empty: counted from 0."""
+    sha256: dict[str, str] = field(default_factory=dict)
+    """Of each modality's file, or of all its slice files together; empty if they could not be read
+    any more when the result was saved, and in records of before."""
 
     @property
     def n_slices(self) -> int:

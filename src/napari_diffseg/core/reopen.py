@@ -20,9 +20,16 @@ import numpy as np
 
 from napari_diffseg.core.brats import Case, CaseFiles, discover_case, load_case
 from napari_diffseg.core.case_discovery import folder_names
+from napari_diffseg.core.case_files import scan_folder
+from napari_diffseg.core.case_names import parse_name
 from napari_diffseg.core.ensemble import Ensemble
 from napari_diffseg.core.errors import CaseError, DiffsegError, ParameterError
-from napari_diffseg.core.record import RECORD_SCHEMA_VERSION, ResultRecord, SliceRanges
+from napari_diffseg.core.record import (
+    RECORD_SCHEMA_VERSION,
+    CaseRecord,
+    ResultRecord,
+    SliceRanges,
+)
 from napari_diffseg.core.resume import parse_recorded
 from napari_diffseg.core.serialisation import from_dict
 from napari_diffseg.core.volume import load_volume, to_canonical
@@ -131,6 +138,25 @@ def load_saved_mask(saved: SavedResult) -> NDArray[np.bool_]:
     return mask
 
 
+def find_changed_mask(path: Path, case: Case) -> Path | None:
+    """Return the mask that was saved if it is no longer the one that its record tells of.
+
+    None also where there is no mask, or no record that can be read.
+    """
+    try:
+        record, names = read_record(path)
+    except DiffsegError:
+        return None
+    mask = path.parent / names.get("mask", "")
+    if not mask.is_file():
+        return None
+    try:
+        load_saved_mask(SavedResult(path, record, case, None, {}))
+    except DiffsegError:
+        return mask
+    return None
+
+
 def _load_files(
     path: Path, record: ResultRecord, names: Mapping[str, str], case: Case
 ) -> SavedResult:
@@ -192,10 +218,10 @@ def _find_files(path: Path, record: ResultRecord, folder: Path | None) -> CaseFi
     for place in _iter_places(path, record, folder):
         if not all((place / name).is_file() for name in images):
             continue
+        given = [place / name for name in names if (place / name).is_file()]
         if record.case.family == "slices" and min(record.case.shape_xyz) > 1:
-            found = discover_case(place)
-        else:
-            found = discover_case([place / name for name in names if (place / name).is_file()])
+            given = _find_stack(given[0], record.case) or given
+        found = discover_case(given)
         if found.name == record.case.name:
             return found
         if record.case.name in folder_names(found):  # one of many whose folders are called alike
@@ -204,6 +230,19 @@ def _find_files(path: Path, record: ResultRecord, folder: Path | None) -> CaseFi
         f"The images of {record.case.name} are neither where they were "
         f"({_image_folder(record)}) nor beside {path}. Put them there."
     )
+
+
+def _find_stack(first: Path, case: CaseRecord) -> list[Path]:
+    """Return the slice files that a result is of, by one of them; there may be more by now."""
+    known = parse_name(first)
+    if known is None or not case.slice_numbers:
+        return []
+    return [
+        file.path
+        for file in scan_folder(first.parent)
+        if file.group == known.group
+        and any(low <= (file.number or 0) <= high for low, high in case.slice_numbers)
+    ]
 
 
 def _iter_places(path: Path, record: ResultRecord, folder: Path | None) -> Iterator[Path]:

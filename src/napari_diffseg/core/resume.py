@@ -8,17 +8,18 @@ from __future__ import annotations
 import filecmp
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import TYPE_CHECKING
 
+from napari_diffseg.core.case_files import hash_images
 from napari_diffseg.core.params import SamplerName, SegmentParams
 
 if TYPE_CHECKING:
     from napari_diffseg.core.case_files import CaseFiles
     from napari_diffseg.core.checkpoint import LoadedModel
-    from napari_diffseg.core.record import ResultRecord, RunRecord
+    from napari_diffseg.core.record import CaseRecord, ResultRecord, RunRecord
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,13 @@ def count_drawn(record: ResultRecord, key: DrawKey) -> int:
     return sum(1 for _ in itertools.takewhile(lambda slices: slices == drawn[0], drawn))
 
 
-def is_of_images(recorded: Mapping[str, str], files: CaseFiles, folder: Path) -> bool:
-    """Whether a result was made of these very files, by their paths.
+def is_of_images(
+    recorded: Mapping[str, str],
+    files: CaseFiles,
+    folder: Path,
+    sha256: Mapping[str, str] | None = None,
+) -> bool:
+    """Whether a result was made of these very files, by their paths or else by what is in them.
 
     Where images and result have been moved or copied together, all that is above the folder they
     share may differ: other studies, too, have cases of the same name. If the file that was recorded
@@ -105,7 +111,13 @@ def is_of_images(recorded: Mapping[str, str], files: CaseFiles, folder: Path) ->
     folder
         Where the result is. The folder that it shares with the images is this one, or one or two
         levels above, as of ``derivatives/NAME`` in BIDS.
+    sha256
+        What was in the files (`CaseRecord.sha256`), if it is known.
     """
+    return _has_paths(recorded, files, folder) or (bool(sha256) and sha256 == hash_images(files))
+
+
+def _has_paths(recorded: Mapping[str, str], files: CaseFiles, folder: Path) -> bool:
     if {name: Path(path).resolve() for name, path in recorded.items()} == {
         name: path.resolve() for name, path in files.modalities.items()
     }:
@@ -124,6 +136,28 @@ def is_of_images(recorded: Mapping[str, str], files: CaseFiles, folder: Path) ->
                 for name, parts in below.items()
             )
     return False
+
+
+def is_of_slices(recorded: Iterable[Sequence[int]], files: CaseFiles) -> bool:
+    """Whether a stack of slice files has the very slices of a result (`CaseRecord.slice_numbers`).
+
+    True for images of other kinds.
+    """
+    numbers = {k for first, last in recorded for k in range(first, last + 1)}
+    return not numbers or numbers == {*files.slices}
+
+
+def is_as_recorded(case: CaseRecord, files: CaseFiles) -> bool:
+    """Whether nothing has changed that a new result would depend on.
+
+    That is what is in the images (not every record tells), which slices there are, and whether
+    there are labels.
+    """
+    return (
+        is_of_slices(case.slice_numbers, files)
+        and (case.label is None) == (files.label is None)
+        and (not case.sha256 or case.sha256 == hash_images(files))
+    )
 
 
 def _is_another(recorded: Path, present: Path) -> bool:
