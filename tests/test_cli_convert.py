@@ -47,6 +47,9 @@ def test_what_cannot_be_converted_is_told(
     out = tmp_path / "paper.safetensors"
     assert main(["convert", str(published), str(tmp_path / "paper.pt")]) == 2
     assert "must end with .safetensors" in capsys.readouterr().err
+    assert main(["convert", str(published), str(out), "--steps", "5000"]) == 2
+    assert "between 1 and 1000, not 5000" in capsys.readouterr().err
+    assert not out.exists()
     out.write_bytes(b"precious")
     assert main(["convert", str(published), str(out)]) == 2
     assert "exists already" in capsys.readouterr().err

@@ -21,7 +21,7 @@ from napari_diffseg.core.errors import DiffsegError
 from napari_diffseg.core.export import record_to_json
 from napari_diffseg.core.record import EditRecord, ModelRecord, ResultRecord, RunRecord
 from napari_diffseg.core.reopen import read_record
-from napari_diffseg.core.report import choose_slices, make_report, save_report
+from napari_diffseg.core.report import N_PICTURES, choose_slices, make_report, save_report
 from tests.core.synthetic import synthetic_case
 
 HOSTILE = "<img src=x onerror=alert(1)></script><b>Case&1"
@@ -160,6 +160,19 @@ def test_slices_to_look_at_are_apart_and_the_largest_is_one(record: ResultRecord
     assert len(choose_slices(record, 100.0)) > len(chosen)  # thick slices are never neighbours
 
 
+def test_where_nothing_is_marked_the_slices_are_those_of_the_work_list(
+    record: ResultRecord,
+) -> None:
+    empty = [replace(entry, mask_mm2=0.0) for entry in record.slices]
+    unmarked = replace(record, slices=tuple(empty))
+    assert [number for number, _ in choose_slices(unmarked, 100.0)] == [
+        entry.slice for entry in record.work_list[:N_PICTURES]
+    ]
+    agreed = replace(unmarked, work_list=())
+    middle = record.slices[len(record.slices) // 2].slice
+    assert choose_slices(agreed, 1.0) == [(middle, "the middle, nothing is marked")]
+
+
 def test_an_edited_mask_is_said_to_be_edited(
     case: Case, ensemble: Ensemble, record: ResultRecord
 ) -> None:
@@ -175,6 +188,7 @@ def test_an_empty_mask_without_truth_is_reported(case: Case) -> None:
     bare = replace(case, wt_truth=None, labels=None)
     text = Page(make_report(bare, empty, describe_result(bare, empty, RUN))).text
     assert "The mask is empty." in text
+    assert "It takes two samples to disagree." in text
     assert "Dice with the truth" not in text
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from napari_diffseg.cli import main
 from napari_diffseg.core.brats import load_case
 from napari_diffseg.core.describe import describe_result
 from napari_diffseg.core.ensemble import Ensemble
@@ -111,6 +112,29 @@ def test_a_damaged_record_is_named_and_the_others_make_the_table(tmp_path: Path)
     assert not read_summaries(tmp_path / "out", ["Case_3"])[0]
     with pytest.raises(DiffsegError, match="nowhere cannot be read"):
         read_summaries(tmp_path / "nowhere")
+
+
+def test_what_macos_writes_beside_a_record_is_no_record(tmp_path: Path) -> None:
+    save(tmp_path, "Case_1")
+    (tmp_path / "out" / "._Case_1_diffseg.json").write_bytes(b"\x00\x05\x16\x07")
+    summaries, problems = read_summaries(tmp_path / "out")
+    assert [summary.case for summary in summaries] == ["Case_1"]
+    assert problems == ()
+
+
+def test_nothing_but_a_table_is_replaced_by_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path, "Case_1")
+    mean = tmp_path / "out" / "Case_1_mean.nii.gz"
+    before = mean.read_bytes()
+    assert main(["table", str(tmp_path / "out"), "--out", str(mean)]) == 2
+    assert f"{mean} is no table of napari-diffseg" in capsys.readouterr().err
+    assert mean.read_bytes() == before
+    table = tmp_path / "table.csv"
+    for _ in range(2):
+        assert main(["table", str(tmp_path / "out"), "--out", str(table)]) == 0
+    assert "Case_1" in table.read_text(encoding="utf-8")
 
 
 def test_a_table_that_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:

@@ -67,6 +67,7 @@ def _run_convert(arguments: argparse.Namespace) -> int:
         name=arguments.name or model.card.name,
         recommended_steps=arguments.steps or model.card.recommended_steps,
     )
+    model.network.diffusion.make_schedule().respaced(card.recommended_steps)  # or it says why not
     origin = {"converted_from": model.path.name, "converted_from_sha256": model.sha256}
     try:
         save_checkpoint(out, model.network, model.preprocessing, card, origin)

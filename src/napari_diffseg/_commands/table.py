@@ -31,23 +31,23 @@ def write_table(folder: Path, path: Path | None, tell: Callable[[str], None]) ->
     folder
         With the results.
     path
-        Of the table, which is replaced; None: ``summary.csv`` in the folder, which is replaced only
-        if it is a table of ours.
+        Of the table; None: ``summary.csv`` in the folder. It is replaced only if it is a table of
+        ours.
     tell
         Called with a line for the user.
 
     Raises
     ------
     DiffsegError
-        There is no result, or the table cannot be written.
+        There is no result, the file is no table of ours, or it cannot be written.
     """
     from napari_diffseg.core.errors import DiffsegError
     from napari_diffseg.core.summary import TABLE_NAME, is_table, read_summaries, save_table
 
-    own = folder / TABLE_NAME
-    if path is None and own.exists() and not is_table(own):
+    target = path or folder / TABLE_NAME
+    if target.exists() and not is_table(target):
         raise DiffsegError(
-            f"{own} is no table of napari-diffseg and is not overwritten. Write the table with "
+            f"{target} is no table of napari-diffseg and is not overwritten. Write the table with "
             "napari-diffseg table and another --out."
         )
     summaries, problems = read_summaries(folder)
@@ -55,7 +55,7 @@ def write_table(folder: Path, path: Path | None, tell: Callable[[str], None]) ->
         report(f"note: {problem} It is not in the table.")
     if not summaries:
         raise DiffsegError(f"{folder} holds no result that can be read.")
-    saved = save_table(path or own, summaries)
+    saved = save_table(target, summaries)
     tell(f"{saved}: {len(summaries)} case{'s' * (len(summaries) != 1)}")
     return SOME_FAILED if problems else OK
 

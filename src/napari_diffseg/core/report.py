@@ -5,6 +5,7 @@ Every figure comes from the record, which the page carries along as JSON.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from html import escape
@@ -55,7 +56,7 @@ def save_report(
     check_outputs([path], case.files)
     make_output_folder(path.parent)
     text = make_report(case, ensemble, record, edited)
-    temporary = path.with_name(f".{path.name}.part")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         write_page(temporary, text)
         temporary.replace(path)
@@ -104,20 +105,25 @@ def choose_slices(record: ResultRecord, spacing_z_mm: float) -> list[tuple[int, 
     """Choose slices to show, with the reason: the largest, and where members disagree most.
 
     Neighbours look alike, so slices less than 5 mm apart from one that is chosen are left out.
+    Where nothing is marked and nobody disagrees, it is the one in the middle.
     """
     if not record.slices:
         return []
     largest = max(record.slices, key=lambda entry: entry.mask_mm2)
-    chosen = [(largest.slice, "largest area of the mask")]
+    is_marked = largest.mask_mm2 > 0
+    chosen = [(largest.slice, "largest area of the mask")] if is_marked else []
     for rank, entry in enumerate(record.work_list, start=1):
         near = any(abs(entry.slice - other) * spacing_z_mm < _APART_MM for other, _ in chosen)
-        if near and entry.slice != largest.slice:
+        is_largest = is_marked and entry.slice == largest.slice
+        if near and not is_largest:
             continue
         reason = f"no. {rank} of the work list, disagreement {entry.disagreement_mm:.1f} mm"
-        if entry.slice == largest.slice:
+        if is_largest:
             chosen[0] = (largest.slice, f"{chosen[0][1]}; {reason}")
         elif len(chosen) < N_PICTURES:
             chosen.append((entry.slice, reason))
+    if not chosen:
+        chosen = [(record.slices[len(record.slices) // 2].slice, "the middle, nothing is marked")]
     return chosen
 
 

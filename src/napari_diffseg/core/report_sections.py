@@ -110,7 +110,9 @@ def tell_work_list(record: ResultRecord) -> Iterator[str]:
     yield page.make_heading("Where to look first")
     listed = record.work_list[:_N_LISTED]
     if not listed:
-        yield page.make_paragraph("There is no slice on which the samples disagree.")
+        compared = record.maps.n_members > 1
+        told = "There is no slice on which the samples disagree."
+        yield page.make_paragraph(told if compared else "It takes two samples to disagree.")
         return
     rest = len(record.work_list) - len(listed)
     more = f" {rest} more slices with less of it are in the record." if rest else ""

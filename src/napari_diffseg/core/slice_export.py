@@ -94,7 +94,7 @@ def export_slices(files: CaseFiles, folder: Path, options: SliceOptions) -> Slic
         there already, or they cannot be written.
     """
     if files.family == "slices":
-        raise CaseError(f"{files.name} is in slices already: {next(iter(files.slices.values()))}.")
+        raise CaseError(f"{files.name} is in slices already: {files.modalities['t1']}.")
     slice_case = make_slice_case(files.name)
     existing = find_slice_folders(folder, slice_case)
     if existing and not options.overwrite:

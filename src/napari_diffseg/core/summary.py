@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,7 +149,12 @@ def read_summaries(
         The folder cannot be read.
     """
     try:
-        names = [path.name for path in folder.iterdir() if path.name.endswith(SUFFIX)]
+        # Not those that macOS writes beside a file, "._CASE_diffseg.json".
+        names = [
+            path.name
+            for path in folder.iterdir()
+            if path.name.endswith(SUFFIX) and not path.name.startswith(".")
+        ]
     except OSError as error:
         raise DiffsegError(f"{folder} cannot be read: {error.strerror or error}.") from error
     summaries, problems = [], []
@@ -170,7 +176,8 @@ def save_table(path: Path, summaries: Sequence[CaseSummary]) -> Path:
     DiffsegError
         It cannot be written; what was there is kept.
     """
-    temporary = path.with_name(f".{path.name}.part")
+    # A name of its own: on a cluster several batches may write the table of one folder.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         # "backslashreplace": a file's name need not be Unicode
         with temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
