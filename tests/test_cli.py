@@ -137,7 +137,7 @@ def test_json_tells_how_and_how_good(segment, tmp_path: Path) -> None:
     record = read_json(tmp_path / "out" / "Case_1_diffseg.json")
     mask = load(tmp_path / "out" / "Case_1_mask.nii.gz")
     truth = load(case / "Case_1_seg.nii.gz") > 0
-    assert record["schema_version"] == 2
+    assert record["schema_version"] == 3
     assert record["software"]["napari-diffseg"] == __version__
     assert record["run"]["seed"] == 7
     assert (record["run"]["sampler"], record["run"]["n_steps"]) == ("ddim", 2)

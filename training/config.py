@@ -79,7 +79,7 @@ class AugmentationConfig:
     """Probability that another slice's tumour, with what is around it, is put into a slice
     (CarveMix, Zhang et al. 2021, 2108.06883)."""
     modality_dropout: float = 0.05
-    """Probability that a modality is missing (all 0); one of them is always kept."""
+    """Probability of each modality to be missing (all 0); one of them is always kept."""
     context_swap: float = 0.4
     """Probability that neighbouring slices change places, as if the head were upside down."""
     context_dropout: float = 0.15

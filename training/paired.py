@@ -127,7 +127,9 @@ def _describe(found: Mapping[str, Evaluation]) -> str:
         "(HD95: where both predict something), of the others case by case. p: two-sided Wilcoxon "
         "signed-rank test over the patients' mean differences, exact for up to 12 patients; by "
         "swapping: the share of all ways to swap the systems patient by patient that give a "
-        "difference as large. Not corrected for the number of comparisons."
+        "difference as large. Not corrected for the number of comparisons. "
+        "The patients and slices that are counted are those of Dice and HD95; what is measured case by "
+        "case is of all cases, also of those without tumour in these slices."
     )
     if 2 <= n <= 7:
         text += (

@@ -140,7 +140,7 @@ def test_sheet_of_labels_that_have_changed_is_left_alone(
     assert main([*arguments, "--steps", "1:1"]) == 0
     label = next((tiny_data.cases / VALIDATION[0]).glob("*seg*"))
     state = label.stat()
-    os.utime(label, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+    os.utime(label, ns=(state.st_atime_ns, state.st_mtime_ns + 1_000_000_000))
     try:
         assert main([*arguments, "--steps", "1:1"]) == 2
     finally:
