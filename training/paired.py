@@ -128,8 +128,8 @@ def _describe(found: Mapping[str, Evaluation]) -> str:
         "signed-rank test over the patients' mean differences, exact for up to 12 patients; by "
         "swapping: the share of all ways to swap the systems patient by patient that give a "
         "difference as large. Not corrected for the number of comparisons. "
-        "The patients and slices that are counted are those of Dice and HD95; what is measured case by "
-        "case is of all cases, also of those without tumour in these slices."
+        "The patients and slices that are counted are those of Dice and HD95; what is measured "
+        "case by case is of all cases, also of those without tumour in these slices."
     )
     if 2 <= n <= 7:
         text += (

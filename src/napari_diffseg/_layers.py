@@ -84,6 +84,7 @@ def get_tag(layer: Layer) -> dict[str, Any] | None:
     - ``case``: the name of the case, and ``source``: the `Case` itself, with its grid;
     - ``modality`` of an image; ``run``, the id of the run that made a result, and its parameters;
     - ``created_s``: when it was made, `time.monotonic()`;
+    - ``is_away``: whether it is hidden only because another case is looked at;
     - ``layer``: the layer that it belongs to, weakly, once that is known (`claim`);
     - of the mask of a run in a dock: ``live``, the `Run` itself, for a dock that is opened anew;
     - of a mask to paint on, see `make_edited_layer`.

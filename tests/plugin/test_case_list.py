@@ -236,7 +236,12 @@ def test_a_run_of_the_user_goes_first_and_the_queue_goes_on(
 ) -> None:
     open_cohort(desk, cohort, monkeypatch)
     desk.click(desk.widget.case_list.run_button)
-    desk.segment()
+    may_go = desk.widget._folder.queue._may_go  # the queue's thread waits for it at every event
+    assert may_go.is_set()
+    desk.click(desk.widget.run.button)
+    assert not may_go.is_set()
+    desk.wait_until_ready()
+    assert may_go.is_set()
     assert "mean" in desk.roles
     wait_for_queue(desk)
     assert states(desk)[2] == "done, 2 samples"

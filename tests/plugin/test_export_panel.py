@@ -11,7 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from napari_diffseg._widgets import exporter
+from napari_diffseg._widgets import exporter, questions
 from napari_diffseg._widgets.found import Found
 from napari_diffseg._widgets.saved_files import has_other_slices
 from napari_diffseg.core.geometry import Geometry
@@ -273,6 +273,33 @@ def test_other_slices_and_other_images_are_not_replaced_unasked(
         f"Replace the result with 2 samples of some slices, which is of other images "
         f"({elsewhere['t1']})?"
     ]
+
+
+def test_a_name_without_an_ending_replaces_nothing_unasked(
+    desk: Desk, case_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    answers = ["", "Replace"]
+
+    def ask(_: object, question: str, __: str) -> str:
+        asked.append(question)
+        return answers.pop(0)
+
+    monkeypatch.setattr(questions, "ask", ask)
+    typed = [tmp_path / "mine", tmp_path / "mine", tmp_path / "sub-01.v2", tmp_path / "x.HTM"]
+    names = iter(typed)
+    monkeypatch.setattr(exporter, "ask_report", lambda *_: str(next(names)))
+    there = tmp_path / "mine.html"
+    there.write_text("precious", encoding="utf-8")
+    desk.open(case_folder)
+    desk.segment()
+    for expected in ("precious", "<!DOCTYPE html>", "<!DOCTYPE html>", "<!DOCTYPE html>"):
+        desk.click(desk.widget.export.report_button)
+        desk.wait(desk.widget.export.report_button.isEnabled)
+        assert there.read_text(encoding="utf-8").startswith(expected)
+    assert asked == ["Replace mine.html?"] * 2
+    assert (tmp_path / "sub-01.v2.html").exists()
+    assert (tmp_path / "x.HTM").exists()
 
 
 def test_what_another_program_wrote_is_not_replaced_unasked(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from qtpy.QtCore import QPoint, QPointF, Qt
 from qtpy.QtGui import QWheelEvent
 from qtpy.QtTest import QTest
@@ -20,6 +22,8 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from napari_diffseg._widgets.engine import ModelReady
+from napari_diffseg.core.describe import describe_model
 from napari_diffseg.demo import WINDOW_SIZE
 from tests.plugin.conftest import Desk
 
@@ -157,3 +161,22 @@ def test_scrolling_the_dock_changes_nothing_but_what_has_the_focus(
     desk.wait(seed.hasFocus)
     turn_wheel_over(seed)
     assert seed.value() == 4
+
+
+@pytest.mark.parametrize("value", [5, 100])
+def test_numbers_are_readable(desk: Desk, case_folder: Path, value: int) -> None:
+    desk.open(case_folder)
+    parameters = desk.widget.parameters
+    parameters.n_samples.setValue(value)
+    model = desk.widget._runner.engine.load(None)
+    ready = ModelReady(
+        replace(model.card, recommended_steps=1000), "", ("cpu",), "cpu", describe_model(model)
+    )
+    parameters.show_model(ready)
+    for box in (parameters.n_samples, parameters.n_steps):
+        box.ensurePolished()
+        desk.widget.grab()  # lays everything out
+        text = box.lineEdit().text()
+        room = box.lineEdit().width() - 2  # of the cursor
+        assert box.fontMetrics().horizontalAdvance(text) <= room, text
+    assert parameters.n_steps.text() == "auto 1000"

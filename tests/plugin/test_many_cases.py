@@ -250,7 +250,8 @@ def test_looking_at_a_saved_result_does_not_change_what_the_queue_draws(
     first.widget.ensemble.set_threshold(0.3)
     run_all(first)
     for name in NAMES[1:]:
-        (cohort / RESULTS / f"{name}_diffseg.json").unlink()
+        for path in (cohort / RESULTS).glob(f"{name}_*"):
+            path.unlink()
 
     desk = make_desk()
     open_folder(desk, cohort, n_samples=3)

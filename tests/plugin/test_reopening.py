@@ -459,3 +459,85 @@ def test_samples_that_are_not_saved_are_kept_when_a_result_is_opened(
     shown = len(desk.viewer.layers)
     reopen(desk, saved)
     assert len(desk.viewer.layers) == shown
+
+
+def test_a_result_without_samples_takes_the_place_of_what_was_drawn(
+    make_desk: Callable[..., Desk], saved: Path, case_folder: Path
+) -> None:
+    (saved.parent / "Case_001_samples.nii.gz").unlink()
+    desk = make_desk()
+    case = desk.open(case_folder)
+    desk.segment()
+    drawn = desk.layer("mask")
+    reopen(desk, saved)
+    seen = [layer for layer in find_layers(desk.viewer.layers, role="mask") if layer.visible]
+    assert len(seen) == 1  # two masks cannot be told apart
+    assert seen[0] is not drawn
+    assert drawn in desk.viewer.layers
+    assert desk.widget._runner.find_run(case) is None
+    assert not desk.widget.export.save_button.isEnabled()  # nothing is shown that it would save
+    said = desk.widget.run.message.text()
+    assert "were not saved" in said
+    assert "are kept, hidden" in said
+    assert desk.widget.run.button.text() == "Segment"
+
+
+def test_a_result_that_is_opened_while_its_own_case_is_running_ends_the_run(
+    make_desk: Callable[..., Desk], slow_motion: SlowMotion, saved: Path, case_folder: Path
+) -> None:
+    desk = make_desk(slow_motion)
+    case = desk.open(case_folder)
+    desk.click(desk.widget.run.button)
+    slow_motion.go(8)
+    desk.wait(lambda: "samples" in desk.roles and not desk.widget.stage.layers.is_busy)
+    reopen(desk, saved)
+    slow_motion.go()
+    desk.wait_until_ready()
+    run = desk.widget._runner.find_run(case)
+    assert run.is_reopened
+    of_result = desk.widget.stage.layers.of_run(run)
+    assert of_result["mask"].visible
+    assert of_result["mean"].visible
+    assert "The run of this case was stopped." in desk.widget.run.message.text()
+    assert len(of_result["samples"].data) == 3
+
+
+def test_of_two_edited_masks_the_chosen_one_is_saved(
+    make_desk: Callable[..., Desk],
+    case_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "results"
+    monkeypatch.setattr(exporter, "ask_folder", lambda *_: str(folder))
+    desk = make_desk()
+    desk.open(case_folder)
+    desk.segment()
+    desk.click(desk.widget.export.edit_button)
+    first = desk.layer("edited")
+    first.data[TUMOUR_Z, :4, :4] = 1
+    desk.click(desk.widget.export.save_button)
+    desk.wait(desk.widget.export.save_button.isEnabled)
+    desk.viewer.open(folder / "Case_001_diffseg.json", plugin="napari-diffseg")
+    second = next(x for x in find_layers(desk.viewer.layers, role="edited") if x is not first)
+    assert "There are two edited masks" in desk.widget.run.message.text()
+    for layer, n_voxels in ((first, 5), (second, 2)):
+        desk.viewer.layers.selection.active = layer
+        layer.data[TUMOUR_Z + 1, 0, :n_voxels] = 1
+        edit = desk.widget._exporter.edited.take()
+        assert edit is not None
+        np.testing.assert_array_equal(edit.mask, layer.data > 0)
+        desk.viewer.layers.selection.active = desk.viewer.layers[0]  # to look at something else
+        np.testing.assert_array_equal(desk.widget._exporter.edited.take().mask, layer.data > 0)
+
+
+def test_what_was_opened_is_said_when_it_has_been_read(
+    make_desk: Callable[..., Desk], saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(case_desk, "ask_result", lambda *_: str(saved))
+    desk = make_desk()
+    desk.widget.cases.result_action.trigger()
+    desk.wait(lambda: "mask" in desk.roles)
+    desk.wait(lambda: not desk.widget._desk.is_opening)
+    assert desk.widget.run.status.full_text().startswith("Opened: 3 samples, drawn by ")
+    desk.wait(lambda: desk.layer("disagreement").colorbar.visible)

@@ -465,3 +465,17 @@ def test_parts_of_a_run_look_like_one_run(case: Any) -> None:
     assert started.n_network_calls == n_calls
     assert sum(isinstance(event, Finished) for event in events) == 1
     assert isinstance(events[-1], Finished)
+
+
+def test_views_from_the_side_are_of_the_body_and_not_of_the_samples(
+    desk: Desk, case_folder: Path
+) -> None:
+    desk.open(case_folder)
+    desk.segment()
+    dims = desk.viewer.dims
+    assert dims.axis_labels[0] == "sample"
+    for _ in range(4):  # napari's button "roll dimensions"
+        assert "sample" not in [dims.axis_labels[axis] for axis in dims.displayed]
+        dims.roll()
+    desk.viewer.layers.remove(desk.layer("samples"))
+    assert dims.rollable == (True, True, True)

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+from napari.layers import Layer
 
 from napari_diffseg._layers import find_layers, find_slice
-from napari_diffseg._widgets import advice
+from napari_diffseg._widgets import DiffsegWidget, advice
+from napari_diffseg._widgets.engine import Engine
 from napari_diffseg._widgets.members_panel import MembersPanel
 from napari_diffseg._widgets.truth_panel import TruthPanel
 from napari_diffseg.core.brats import Case
 from napari_diffseg.core.verdict import Verdict
 from tests.core.case_files import write_nifti
-from tests.plugin.conftest import TUMOUR_Z, Desk, SlowMotion, write_synthetic
+from tests.plugin.conftest import TUMOUR_Z, Desk, SlowMotion, load_tiny, write_synthetic
 
 
 @pytest.fixture
@@ -156,3 +160,39 @@ def test_chosen_slices_stay_when_another_case_is_looked_at(
     desk.segment()
     sampled = np.flatnonzero(desk.widget.stage.run.is_sampled)
     assert sampled.tolist() == [TUMOUR_Z - 1, TUMOUR_Z, TUMOUR_Z + 1]
+
+
+def test_a_dock_that_is_opened_again_shows_the_cases_that_were_hidden(
+    make_desk: Callable[..., Desk], case_folder: Path, other_folder: Path
+) -> None:
+    desk = make_desk()
+    first, second = desk.open(case_folder), desk.open(other_folder)
+    assert visible_roles(desk, first) == set()
+    desk.viewer.window.remove_dock_widget(desk.widget)
+    desk.widget = DiffsegWidget(desk.viewer, Engine(load_tiny, None))
+    desk.viewer.window.add_dock_widget(desk.widget, area="right")
+    choose(desk, first)
+    assert "image" in visible_roles(desk, first)
+    assert visible_roles(desk, second) == set()
+
+
+def test_the_sample_case_is_opened_once(desk: Desk) -> None:
+    for _ in range(2):
+        desk.widget.cases.sample_action.trigger()
+        desk.wait(lambda: desk.roles.count("image") > 0 and not desk.widget._desk.is_opening)
+    assert desk.roles.count("image") == 4
+
+
+def test_a_closed_case_is_let_go_of_though_its_mask_was_copied(
+    desk: Desk, case_folder: Path
+) -> None:
+    case = desk.open(case_folder)
+    desk.segment()
+    run = weakref.ref(desk.widget.stage.run)
+    mask = desk.layer("mask")
+    desk.viewer.layers.append(Layer.create(*mask.as_layer_data_tuple()))  # napari's Duplicate
+    desk.widget._desk.close_case(case)
+    del mask
+    gc.collect()
+    assert run() is None
+    assert len(desk.viewer.layers) == 1

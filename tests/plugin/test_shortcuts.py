@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QShortcut
 
 from tests.plugin.conftest import Desk
 
@@ -35,6 +37,15 @@ def test_keys_run_and_show_and_hide(make_desk: Callable[..., Desk], case_folder:
     assert not desk.layer("mask").visible
     press(desk, Qt.Key.Key_M)
     assert desk.layer("mask").visible
+
+
+def test_keys_go_through_the_cases(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    monkeypatch.setattr(desk.widget.case_list, "go", steps.append)
+    shortcuts = {each.key().toString(): each for each in desk.widget.findChildren(QShortcut)}
+    shortcuts["Ctrl+Down"].activated.emit()
+    shortcuts["Ctrl+Up"].activated.emit()
+    assert steps == [1, -1]
 
 
 def test_the_map_comes_back_as_the_one_that_was_hidden(desk: Desk) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_diffseg._widgets.message_bar import Kind, MessageBar
-    from napari_diffseg._widgets.run import Run
+    from napari_diffseg._widgets.run import Run, View
     from napari_diffseg.core.brats import Case
     from napari_diffseg.core.geometry import Geometry
 
@@ -34,6 +34,8 @@ class Advice(QObject):
         self._seen: weakref.WeakSet[Case] = weakref.WeakSet()
         self._case: Case | None = None
         self._shown = ""
+        self._verdict = ""
+        self._judged: tuple[tuple[str, int], View] | None = None
         self._before: tuple[Kind, str] | None = None
         self._tasks: list[Task] = []
         self._verdicts = Newest(self)
@@ -45,7 +47,7 @@ class Advice(QObject):
             return
         self._verdicts.release()
         self._forget_banner()
-        self._case = case
+        self._case, self._judged = case, None
         if case is None or case in self._seen:
             return
         self._seen.add(case)
@@ -56,10 +58,18 @@ class Advice(QObject):
     def judge_run(self, run: Run) -> None:
         """Warn if the samples of a run that has ended disagree; it is of the case looked at.
 
-        Others are judged when their case is looked at again.
+        Others are judged when their case is looked at again. What was told and is still so is told
+        again only if there are other samples: the user may have closed the message.
         """
-        if run.case is not self._case:
+        if run.case is not self._case or not run.is_sampled.any():
             return
+        samples, before = (run.id, run.n_added), self._judged
+        self._judged = samples, run.view
+        if self._judged == before:
+            return
+        if before is None or before[0] != samples:
+            self._withdraw(self._verdict)
+            self._verdict = ""
         k = min(run.view.k, run.n_started)
         sampled = run.ensemble.sampled[:k].copy()
         members = run.ensemble.members_uint8(k)  # no copy: nothing is written there any more
@@ -91,8 +101,27 @@ class Advice(QObject):
             self._add(f"{case.name}: {' '.join(notes)}")
 
     def _show_verdict(self, verdict: object) -> None:
-        if isinstance(verdict, Verdict) and verdict.is_warning:
-            self._add(verdict.text)
+        if not isinstance(verdict, Verdict):
+            return
+        text = verdict.text if verdict.is_warning else ""
+        if text == self._verdict:
+            return
+        self._withdraw(self._verdict)
+        self._verdict = text
+        if text:
+            self._add(text)
+
+    def _withdraw(self, verdict: str) -> None:
+        """Take back a verdict that holds no more, if it is to be read still."""
+        said = self._message.text()
+        if not verdict or said != self._shown or verdict not in said:
+            return
+        rest = said.replace(verdict, "").strip()
+        if not rest or (self._before is not None and rest == self._before[1]):
+            self._forget_banner()
+        else:
+            self._shown = rest
+            self._message.show_message(self._message.kind, rest)
 
     def _add(self, text: str) -> None:
         """Show a warning after what is said already: no older message may keep it away."""
@@ -110,7 +139,7 @@ class Advice(QObject):
                 self._message.clear()
             else:
                 self._message.show_message(*self._before)
-        self._shown, self._before = "", None
+        self._shown, self._verdict, self._before = "", "", None
 
 
 def _judge(

@@ -100,6 +100,8 @@ class CaseDesk(QObject):
     def close_case(self, case: Case) -> None:
         """Remove the images of a case from the viewer."""
         for layer in find_layers(self._viewer.layers, case=case):
+            if tag := get_tag(layer):
+                tag.pop("live", None)  # a copy of the mask has the same tag
             self._viewer.layers.remove(layer)
 
     def _take_opened(self, case: Case) -> None:

@@ -16,9 +16,9 @@ _OTHER_IMAGES = (
 )
 _ASKS, _LEAVES = "Run all asks before it is replaced", "It was edited, so Run all leaves it alone"
 _ABOUT_STATE = {
-    "other model": "{n} samples, drawn by another model ({model}) than the one below. "
+    "other model": "{n}, drawn by another model ({model}) than the one below. "
     "Run all asks before it draws the case anew.",
-    "other settings": "{n} samples, drawn with other settings than those below: {settings}. "
+    "other settings": "{n}, drawn with other settings than those below: {settings}. "
     "Run all asks before it draws the case anew.",
     "edited": "Somebody has painted on the mask: Run all leaves it alone.",
 }
@@ -42,7 +42,7 @@ def describe_state(entry: Entry) -> str:
     drawing = entry.found.drawing
     names = [_SETTINGS[name] for name in entry.differences if name in _SETTINGS]
     return _ABOUT_STATE.get(entry.state, "").format(
-        n=entry.n_members,
+        n=f"{entry.n_members} sample{'s' * (entry.n_members != 1)}",
         model=entry.summary.model,
         settings=", ".join(name.format(**vars(drawing)) for name in names),
     )

@@ -27,7 +27,6 @@ class CaseSwitch:
 
     def __init__(self, viewer: ViewerModel) -> None:
         self._viewer = viewer
-        self._hidden: weakref.WeakSet[Layer] = weakref.WeakSet()
         self._case: Callable[[], Case | None] = lambda: None
         self._geometry: Geometry | None = None
 
@@ -39,13 +38,11 @@ class CaseSwitch:
             if tag is None:
                 continue
             if tag["source"] is case:
-                if layer in self._hidden:
-                    self._hidden.discard(layer)
+                if tag.pop("is_away", False):
                     layer.visible = True
             elif layer.visible:
-                self._hidden.add(layer)
+                tag["is_away"] = True
                 layer.visible = False
-
         self._go_to(case)
 
     def _go_to(self, case: Case) -> None:
@@ -74,7 +71,7 @@ class CaseSwitch:
         """Show or hide a layer; one of a case that is not looked at is shown with its case."""
         tag, case = get_tag(layer), self._case()
         if tag is not None and case is not None and tag["source"] is not case:
-            (self._hidden.add if is_visible else self._hidden.discard)(layer)
+            tag["is_away"] = is_visible
             is_visible = False
         if layer.visible != is_visible:  # even to say the same again would draw it again
             layer.visible = is_visible

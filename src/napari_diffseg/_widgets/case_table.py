@@ -8,6 +8,7 @@ from pathlib import Path
 from qtpy.QtCore import QObject, Signal
 from qtpy.QtWidgets import QFileDialog, QWidget
 
+from napari_diffseg._widgets.questions import complete_path
 from napari_diffseg._worker import Task
 from napari_diffseg.core.errors import DiffsegError
 from napari_diffseg.core.summary import TABLE_NAME, read_summaries, save_table
@@ -34,8 +35,9 @@ class CaseTable(QObject):
         name = ask_table(self._parent, str(results / TABLE_NAME))
         if not name:
             return
-        path = Path(name)
-        path = path if path.suffix else path.with_suffix(".csv")
+        path = complete_path(self._parent, name, ".csv")
+        if path is None:
+            return
         self._task = Task(_write, path, results, frozenset(cases), others)
         self._task.done.connect(self._finish)
         self._task.failed.connect(self._report)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from qtpy.QtCore import QObject, QTimer, Signal
@@ -73,7 +73,11 @@ class EditedMask(QObject):
         run = self._stage.run
         if run is None:
             return None
-        found = find_layers(self._stage.viewer.layers, role="edited", case=run.case)
+        layers = self._stage.viewer.layers
+        found = find_layers(layers, role="edited", case=run.case)
+        for chosen in (layers.selection.active, self._layer):
+            if chosen in found:
+                return cast("Labels", chosen)
         return found[-1] if found else None
 
     def _listen(self) -> None:
@@ -103,6 +107,8 @@ class EditedMask(QObject):
         self._measure()
 
     def _look_at(self, event: Any) -> None:
+        if self._find() is not self._layer:  # there are two
+            self._follow()
         tag = None if event.value is None else get_tag(event.value)
         self.looked_at.emit(tag is not None and tag["role"] == "mask")
 

@@ -11,7 +11,7 @@ from qtpy.QtCore import QObject, Signal
 from napari_diffseg._layers import LOCKED_HELP
 from napari_diffseg._widgets.edited import EditedMask
 from napari_diffseg._widgets.export_section import ask_folder, ask_report
-from napari_diffseg._widgets.questions import ask
+from napari_diffseg._widgets.questions import REPLACE, ask, complete_path
 from napari_diffseg._widgets.saved_files import SavedFiles
 from napari_diffseg._widgets.snapshot import report_snapshot, save_snapshot, take_snapshot
 from napari_diffseg._worker import Task
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from napari_diffseg._widgets.export_section import ExportSection
     from napari_diffseg._widgets.snapshot import Snapshot
     from napari_diffseg._widgets.stage import Stage
-
-REPLACE = "Replace"
 
 
 class Exporter(QObject):
@@ -87,8 +85,10 @@ class Exporter(QObject):
         name = ask_report(self._section, str(start))
         if not name:
             return
-        path = Path(name)
-        path = path if path.suffix else path.with_suffix(".html")
+        path = complete_path(self._section, name, ".html", ".htm")
+        if path is None:
+            self._section.set_note("Nothing was saved.")
+            return
         self._folder = str(path.parent)
         self._start(
             Task(report_snapshot, snapshot, path), "Writing the report …", self._tell_report

@@ -30,7 +30,7 @@ WIDEST_LABEL = "Samples used"
 SPACING = 6
 
 STYLE = """
-QSpinBox { min-width: 58px; max-width: 58px; padding: 1px 10px; }
+QSpinBox { min-width: 68px; max-width: 68px; padding: 1px 4px; }
 QSpinBox[plain="true"], QDoubleSpinBox[plain="true"]
 { min-width: 46px; max-width: 46px; padding: 1px 4px; }
 #diffseg_open { background: rgba(128, 128, 128, 70); border-radius: 2px; }

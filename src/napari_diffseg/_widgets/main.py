@@ -76,6 +76,7 @@ class DiffsegWidget(QWidget):
         super().__init__()
         self._viewer = napari_viewer
         self._is_following = False
+        self._told_opened = ""
         self._texts = RunTexts()
         self.cases = CaseSection()
         self.case_list = CaseList()
@@ -149,8 +150,8 @@ class DiffsegWidget(QWidget):
     def _connect(self) -> None:
         self._desk.current_changed.connect(self._change_case)
         self._desk.closed.connect(self._close_case)
-        self._desk.reading.connect(self.run.status.setText)
-        self._desk.opened.connect(self._show_idle)
+        self._desk.reading.connect(self._show_reading)
+        self._desk.opened.connect(self._show_opened)
         self._desk.failed.connect(self._fail)
         self.model.changed.connect(self._change_model)
         self.parameters.changed.connect(self._follow_parameters)
@@ -164,12 +165,14 @@ class DiffsegWidget(QWidget):
         self._runner.progressed.connect(self._show_progress)
         self._runner.warned.connect(self._warn)
         self._review.warned.connect(self._warn)
+        self.stage.settled.connect(self._judge_anew)
         self._runner.ended.connect(self._end)
         self._exporter.saved.connect(self._folder.note_saved)
         self._exporter.failed.connect(self._fail)
         self._exporter.edited.measured.connect(self.readout.show_edited)
         self._reopener.adopted.connect(self._show_reopened)
         self._reopener.found.connect(self._show_found)
+        self._reopener.stopped.connect(partial(self.run.set_progress, 0))
         self._reopener.told.connect(partial(self.run.message.show_message, "info"))
         self._reopener.opened_without_samples.connect(self._show_maps_only)
         self._warm_up.done.connect(self._offer.show_time)
@@ -271,9 +274,22 @@ class DiffsegWidget(QWidget):
             self.stage.go_to_slice(int(asked[len(asked) // 2]))
         self._show_idle()
         name = "a model" if run.record is None else run.record.model.name
-        self.run.status.setText(f"Opened: {run.n_started} samples, drawn by {name}.")
+        n = run.n_started
+        self._told_opened = f"Opened: {n} sample{'s' * (n != 1)}, drawn by {name}."
+        self.run.status.setText(self._told_opened)
         if run.recipe.seed > MAX_SEED:
             self.run.message.show_message("info", SEED_TOO_LARGE.format(seed=run.recipe.seed))
+
+    def _show_reading(self, text: str) -> None:
+        self._told_opened = ""
+        self.run.status.setText(text)
+
+    def _show_opened(self) -> None:
+        """Say what has been opened, once nothing is read any more."""
+        self._show_idle()
+        if self._told_opened and not self._runner.is_running:
+            self.run.status.setText(self._told_opened)
+        self._told_opened = ""
 
     def _show_found(self, run: Run) -> None:
         """Show what a dock that was closed has drawn of the case that is looked at."""
@@ -284,7 +300,9 @@ class DiffsegWidget(QWidget):
     def _show_maps_only(self, case: Case, kind: Kind, text: str) -> None:
         """Show a result from a file that has no samples."""
         self._desk.choose(case)
+        self._review.show_run(None)
         self._layers.show_legends()
+        self._show_idle()
         self.run.message.show_message(kind, text)
 
     def _change_model(self) -> None:
@@ -412,6 +430,12 @@ class DiffsegWidget(QWidget):
         show_error(text)
         self._show_idle()
 
+    def _judge_anew(self) -> None:
+        """Warn, or warn no more, of what the sliders have made of a run."""
+        run = self._review.run
+        if run is not None and not self.stage.is_running and run.is_sampled.any():
+            self._advice.judge_run(run)
+
     def _end(self, run: Run, event: RunEvent) -> None:
         if self._review.run is run:
             self._review.end()
@@ -424,6 +448,7 @@ class DiffsegWidget(QWidget):
             text = self._texts.explain_nothing_to_do(run)
             self.run.message.show_message("info", self._name(run.case, text))
         elif isinstance(event, Cancelled):
+            self._advice.judge_run(run)
             self.run.status.setText(self._name(run.case, self._texts.describe_cancelled()))
         elif isinstance(event, Finished):
             self._advice.judge_run(run)

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 _TOOLTIP = (
     "The network that draws the samples. A file can be a model trained with this project "
-    "(.safetensors) or a checkpoint of the paper's published code (.pt). It is loaded when you "
-    "press Segment."
+    "(.safetensors) or a checkpoint of the paper's published code (.pt). It is loaded while "
+    "you look at a case."
 )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtCore import QObject, Signal
 
 from napari_diffseg._layers import TAG, activate_image, find_cases
+from napari_diffseg._sample_data import phantom_folder
 from napari_diffseg._worker import Task
 from napari_diffseg.core.errors import CaseError, DiffsegError
 
@@ -57,8 +58,10 @@ class Opener(QObject):
         self._start(Task(_load_result, path, known, folder), "Reading the result …")
 
     def open_sample(self) -> None:
-        """Open the sample case."""
-        self._start(Task(_load_sample), "Reading the sample case …")
+        """Open the sample case, unless it is open."""
+        known = [case.files for case in find_cases(self._viewer.layers)]
+        task = Task(_load_unless_known, str(phantom_folder()), known)
+        self._start(task, "Reading the sample case …")
 
     def release(self) -> None:
         """Hear nothing any more of what is being read."""
@@ -121,9 +124,3 @@ def _load_result(path: str, known: list[Case], folder: Path | None) -> Any:
     from napari_diffseg._reader import load_result_layers
 
     return load_result_layers(path, known, folder)
-
-
-def _load_sample() -> Any:
-    from napari_diffseg._sample_data import open_phantom
-
-    return open_phantom()

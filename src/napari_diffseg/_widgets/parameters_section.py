@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 Region = Literal["slice", "range", "volume"]
 
 _SHORT_SEED = 99_999
+_SHORT_STEPS = len("auto 2")
+_WIDER = "QSpinBox { min-width: 68px; max-width: 68px; }"
 _LONG = "QSpinBox { min-width: 82px; max-width: 82px; }"
 
 _MAX_SAMPLES = 100
@@ -135,7 +137,9 @@ class ParametersSection(Form):
 
     def show_model(self, model: ModelReady) -> None:
         """Show what the model recommends, and the devices that there are."""
-        self.n_steps.setSpecialValueText(f"auto {model.card.recommended_steps}")
+        text = f"auto {model.card.recommended_steps}"
+        self.n_steps.setSpecialValueText(text)
+        self.n_steps.setStyleSheet(_WIDER if len(text) > _SHORT_STEPS else "")
         self.sampler.setItemText(0, f"recommended ({model.card.recommended_sampler})")
         for device in model.devices:
             if self.device.findText(device) < 0:
@@ -144,6 +148,7 @@ class ParametersSection(Form):
     def forget_model(self) -> None:
         """Another model was chosen: what it recommends is not known yet."""
         self.n_steps.setSpecialValueText("auto")
+        self.n_steps.setStyleSheet("")
         self.sampler.setItemText(0, "recommended")
 
     def _build_region(self) -> None:

@@ -17,11 +17,17 @@ if TYPE_CHECKING:
     from napari_diffseg._widgets.message_bar import Kind
     from napari_diffseg._widgets.result_layers import ResultLayers
     from napari_diffseg._widgets.runner import Runner
+    from napari_diffseg.core.brats import Case
     from napari_diffseg.core.reopen import SavedResult
 
 MEMBERS_MISSING = (
     "The samples of this result were not saved: its maps are shown as they are, and the sliders "
     "cannot change them. Segment draws new samples, which replace it."
+)
+STOPPED = "The run of this case was stopped."
+TWO_EDITED = (
+    "There are two edited masks of this case: the one that was chosen last in the list of layers "
+    "is measured and saved."
 )
 EARLIER_KEPT = "The layers of the samples that were drawn before are kept, hidden."
 
@@ -31,6 +37,7 @@ class Reopener(QObject):
 
     adopted = Signal(object, bool)  # Run, from a file; whether there were samples of no file
     found = Signal(object)  # Run, of a dock that was closed
+    stopped = Signal()  # the run that was going on
     told = Signal(str)
     opened_without_samples = Signal(object, str, str)  # Case, kind of message, message
 
@@ -81,8 +88,21 @@ class Reopener(QObject):
             if (each := get_tag(other)) and each.get("run") == tag["run"]
         }
         self._layers.dress(of_result.values())
+        was_running = self._runner.running_case is saved.case
+        if was_running:  # one result of a case is looked at
+            self._runner.release()
+            self.stopped.emit()
+        earlier = self._runner.find_run(saved.case)
+        keep_earlier = earlier is not None and earlier.has_own_samples
+        notes = [STOPPED] * was_running + [EARLIER_KEPT] * keep_earlier
+        if self._has_two_edited(saved.case):
+            notes.append(TWO_EDITED)
         if saved.ensemble is None:
-            self.opened_without_samples.emit(saved.case, *explain_missing_members(saved))
+            if earlier is not None:
+                self._layers.leave(earlier, keep=keep_earlier)
+                self._runner.forget_run(earlier)
+            kind, text = explain_missing_members(saved)
+            self.opened_without_samples.emit(saved.case, kind, " ".join([text, *notes]))
             return
         run = make_run(saved)
         run.id, run.overlaps = tag["run"], overlaps
@@ -93,12 +113,15 @@ class Reopener(QObject):
             if role in of_result:
                 setattr(run, role, of_result[role].data)
         run.mask.fill(0)  # before the dock was there it could be painted on
-        earlier = self._runner.find_run(saved.case)
-        keep_earlier = earlier is not None and earlier.has_own_samples
         self._runner.adopt(run)
         self.adopted.emit(run, keep_earlier)
-        if notes := [text for text in (EARLIER_KEPT * keep_earlier, note) if text]:
+        if note:
+            notes.append(note)
+        if notes:
             self.told.emit(" ".join(notes))
+
+    def _has_two_edited(self, case: Case) -> bool:
+        return len(find_layers(self._viewer.layers, role="edited", case=case)) > 1
 
 
 def explain_missing_members(saved: SavedResult) -> tuple[Kind, str]:

@@ -95,6 +95,15 @@ class ResultLayers:
         if at_once:
             self._turns.finish()
 
+    def leave(self, run: Run, *, keep: bool) -> None:
+        """Hide and rename the layers of a run that is worked on no more, or remove them."""
+        with _steady_view(self._viewer):
+            for layer in self.of_run(run).values():
+                if keep:
+                    self._put_aside(layer)
+                else:
+                    self._viewer.layers.remove(layer)
+
     def _others(self, run: Run) -> list[Layer]:
         """Return the results of other runs of the case, without those that are to be kept."""
         tags = ((layer, get_tag(layer)) for layer in find_layers(self._viewer.layers))
@@ -136,7 +145,10 @@ class ResultLayers:
                 missing[role] = array, parameters, kind
             else:
                 others.remove(heir)
+                tag = heir.metadata[TAG]
                 heir.metadata = {**heir.metadata, **parameters["metadata"]}
+                if tag.get("is_away"):
+                    heir.metadata[TAG]["is_away"] = True
                 claim(heir)
                 _set_array(heir, array)
         for layer in others:
@@ -178,15 +190,23 @@ class ResultLayers:
                 layers.insert(min(map(layers.index, above)), layer)
             if outline:
                 draw_outline(layer)
+        self._keep_axes()
         layers.selection = active
+
+    def _keep_axes(self) -> None:
+        """Let napari's button roll the axes of space alone: samples have no view from the side."""
+        dims = self._viewer.dims
+        n_others = max(dims.ndim - 3, 0)
+        dims.rollable = (False,) * n_others + tuple(dims.rollable[n_others:])
 
     def dress(self, layers: Iterable[Layer]) -> None:
         """Let layers of a saved result look like those of a run; legends by `show_legends`."""
+        self._keep_axes()
         for layer in layers:
             role = _role_of(layer)
             if role == "mask":
                 draw_outline(layer)
-            elif role in ("mean", "variance"):
+            elif role in MAP_ROLES:
                 self._without_legend.append(layer)
 
     def show_legends(self, *, at_once: bool = False) -> None:

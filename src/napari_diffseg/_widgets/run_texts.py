@@ -57,7 +57,10 @@ class RunTexts:
         """Say what stays of a run that was cancelled."""
         if not self._n_drawn:
             return "Cancelled before the first sample."
-        return f"Cancelled. {self._n_drawn} slice samples were drawn and stay."
+        n = self._n_drawn
+        if n == 1:
+            return "Cancelled. 1 slice sample was drawn and stays."
+        return f"Cancelled. {n} slice samples were drawn and stay."
 
     def describe_finished(self, run: Run, elapsed_s: float) -> str:
         """Say what was drawn, where, in what time, and whether it was stable."""
@@ -88,5 +91,6 @@ class RunTexts:
         if stopping is None:
             return None
         if stopping.stable_with is None:
-            return f"Not stable after {stopping.max_samples} samples"
+            most = stopping.max_samples
+            return f"Not stable after {most} sample{'s' * (most != 1)}"
         return f"Stable after {stopping.stable_with} of at most {stopping.max_samples} samples"

@@ -216,6 +216,10 @@ class Runner(QObject):
             self._job.reported.disconnect(self._take)
         self._job = self._request = self._run = self._began_s = None
 
+    def forget_run(self, run: Run) -> None:
+        """Add no samples any more to a run."""
+        self._runs = [kept for kept in self._runs if kept is not run]
+
     def forget_case(self, case: Case) -> None:
         """Let go of a case that is closed."""
         self._runs = [run for run in self._runs if run.case is not case]
