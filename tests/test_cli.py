@@ -111,6 +111,9 @@ def test_writes_the_maps_on_the_source_grid(segment, tmp_path: Path, capsys) -> 
         printed.out,
     )
     assert f"{out / 'Case_1_mask.nii.gz'}, _mean.nii.gz, _variance.nii.gz, _dis" in printed.out
+    verdict = read_json(out / "Case_1_diffseg.json")["verdict"]
+    assert verdict["is_warning"]  # the tiny model's samples hardly agree
+    assert f"[1/1] Case_1 note: {verdict['text']}" in printed.err
     assert "[1/1] Case_1: " in printed.err
     assert " slices x 3 samples x 3 steps on cpu" in printed.err
 
@@ -516,6 +519,32 @@ def test_help_waits_for_no_heavy_library() -> None:
 def test_choices_of_the_parser_are_those_of_the_core() -> None:
     assert get_args(MapKind) == command.MAP_KINDS
     assert get_args(ConsensusKind) == command.CONSENSUS_KINDS
+
+
+def test_every_option_arrives(segment, tmp_path: Path, monkeypatch) -> None:
+    """What a machine has and a run needs: neither shows in the maps of a small case."""
+    import torch
+
+    case = write_synthetic(tmp_path / "in", "Case_1")
+    seen = []
+    threads = []
+    real = batch.segment_to_files
+
+    def spy(files, model, options, *rest, **names):
+        seen.append(options)
+        return real(files, model, options, *rest, **names)
+
+    monkeypatch.setattr(batch, "segment_to_files", spy)
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    asked = ("--memory-budget", 77, "--threads", 3, "--sampler", "ddim", "--eta", 0.5)
+    assert segment(case, *asked, "--device", "cpu") == 0
+    (options,) = seen
+    assert options.params.memory_budget_mb == 77
+    assert options.params.device == "cpu"
+    assert (options.params.sampler, options.params.eta) == ("ddim", 0.5)
+    assert threads == [3]
+    asked = ["segment", str(case), "--out", str(tmp_path / "out"), "--device", "cuda:7"]
+    assert main(asked) == 2
 
 
 def test_staple_without_simpleitk_is_told_before_anything_is_sampled(

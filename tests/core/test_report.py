@@ -70,12 +70,17 @@ class Page(HTMLParser):
         self.tags: list[str] = []
         self.addresses: list[str] = []
         self.text = self.record = ""
+        self.rows: list[list[str]] = []
         self._inside = ""
         self.feed(html)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         self._inside = tag
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
         self.addresses += [value or "" for name, value in attrs if name in ("src", "href")]
 
     def handle_data(self, data: str) -> None:
@@ -83,6 +88,13 @@ class Page(HTMLParser):
             self.record += data
         elif self._inside != "style":
             self.text += data + "\n"
+            if self._inside in ("td", "th"):
+                self.rows[-1][-1] += data
+
+    def row_below(self, heading: str) -> dict[str, str]:
+        """Return the first row of the table with this heading, by headings."""
+        index = next(i for i, row in enumerate(self.rows) if heading in row)
+        return dict(zip(self.rows[index], self.rows[index + 1], strict=True))
 
 
 def list_figures(record: ResultRecord) -> list[str]:
@@ -126,8 +138,19 @@ def test_the_figures_are_those_of_the_record(
         "Research use only, not a medical device.",
     ):
         assert expected in page.text
-    rows = len(record.work_list[:12]) + len(record.lesions.lesions)
+    lesions = record.lesions.lesions
+    assert lesions  # or nothing of them would be looked at here
+    rows = len(record.work_list[:12]) + len(lesions)
     assert page.tags.count("tr") >= rows
+    # Each number below its own heading.
+    largest = page.row_below("Mean p")
+    assert largest["Mean p"] == f"{lesions[0].mean_probability:.2f}"
+    assert lesions[0].disagreement is not None
+    assert float(largest["Disagreement"]) == pytest.approx(lesions[0].disagreement, abs=0.006)
+    entry = next(each for each in record.slices if each.slice == record.work_list[0].slice)
+    work = page.row_below("Samples, mL")
+    assert float(work["Mask, mL"]) == pytest.approx(entry.mask_ml, abs=6e-4)
+    assert " to " in work["Samples, mL"]
 
 
 def test_the_page_needs_nothing_else(case: Case, ensemble: Ensemble, record: ResultRecord) -> None:

@@ -76,6 +76,25 @@ def test_the_table_says_what_the_records_say(tmp_path: Path) -> None:
         assert row["verdict"] == record.verdict.text
         assert row["warning"] == str(record.verdict.is_warning)
         assert row["files"].split("; ")[0] == f"{row['case']}_diffseg.json"
+        scores, run = record.scores, record.run
+        assert scores is not None  # there are labels
+        numbers = {
+            "expected_ml": volume.expected_ml,
+            "dice": scores.dice,
+            "hd95_mm": scores.hd95_mm,
+            "truth_ml": scores.truth_ml,
+        }
+        for name, expected in numbers.items():
+            assert float(row[name]) == pytest.approx(expected, abs=1e-4), name
+        texts = {
+            "interval": volume.interval or "",
+            "consensus": record.maps.consensus,
+            "whole_volume": str(record.maps.whole_volume),
+            "model_sha256": run.model.sha256,
+            "sampler": run.sampler,
+            "n_steps": str(run.n_steps),
+        }
+        assert {name: row[name] for name in texts} == texts
     assert rows[0]["likely_low_ml"] == "" != rows[1]["likely_low_ml"]
     assert rows[0]["confidence"] == rows[0]["mean_disagreement_mm"] == ""
     assert float(rows[1]["confidence"]) == pytest.approx(records["Case_9"].confidence, abs=1e-4)

@@ -165,6 +165,10 @@ def test_a_segnet_becomes_the_second_encoder_of_a_model(tmp_path: Path) -> None:
         load_initial_weights(path, replace(config, model=model.network.config), None, segnet)
     with pytest.raises(ParameterError, match=r"another model.*\n.*second_encoder"):
         load_initial_weights(path, config)
+    others = replace(model.preprocessing, percentiles=(2.0, 98.0))
+    save_baseline(segnet, network, baseline, others, "segnet", {"steps": 3})
+    with pytest.raises(ParameterError, match="percentiles"):
+        load_initial_weights(path, config, second_path=segnet)
     with pytest.raises(ParameterError, match="is no SegNet"):
         load_initial_weights(path, config, second_path=path)
 
