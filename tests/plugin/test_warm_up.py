@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 
 from napari_diffseg._widgets import warm_up
+from napari_diffseg._widgets.engine import Engine
+from napari_diffseg.core.checkpoint import LoadedModel
 from napari_diffseg.core.errors import CheckpointError
 from napari_diffseg.core.segment import segment
 from tests.models import tiny_model
@@ -56,6 +59,25 @@ def test_the_model_is_loaded_once_and_before_the_click(
     desk.wait_until_ready()
     assert desk.layer("mean").data.any()
     assert len(loader.threads) == 1
+
+
+def test_a_model_that_is_written_over_is_read_again(tmp_path: Path) -> None:
+    loaded: list[Path | None] = []
+
+    def load(path: Path | None) -> LoadedModel:
+        loaded.append(path)
+        return tiny_model()
+
+    engine, path = Engine(load), tmp_path / "model.safetensors"
+    path.write_bytes(b"first")
+    os.utime(path, (1, 1))
+    first = engine.load(path)
+    assert engine.load(path) is first
+    assert engine.peek(path) is first
+    path.write_bytes(b"later")
+    assert engine.peek(path) is None
+    assert engine.load(path) is not first
+    assert loaded == [path, path]
 
 
 def test_a_run_takes_the_images_that_are_prepared(

@@ -260,16 +260,25 @@ def run(cases: Path, tmp_path: Path, checkpoint: Path):
     return evaluate
 
 
+@pytest.mark.parametrize(
+    ("options", "asked"),
+    [
+        ([], {}),
+        (["--sampler", "ddim", "--eta", "0.5"], {"sampler": "ddim", "eta": 0.5}),
+        (["--steps", "2", "--mirror"], {"n_steps": 2, "mirror": True}),
+        (["--vary-contrast"], {"vary_contrast": True}),
+    ],
+)
 def test_numbers_are_those_of_the_sampled_members(
-    run, cases: Path, tmp_path: Path, checkpoint: Path
+    run, cases: Path, tmp_path: Path, checkpoint: Path, options: list[str], asked: dict
 ) -> None:
     from napari_diffseg.core.brats import load_case
     from napari_diffseg.core.checkpoint import load_checkpoint
 
-    assert run("--samples", "2", "--seed", "3") == 0
+    assert run("--samples", "2", "--seed", "3", *options) == 0
     case = load_case(cases / "Case_2")
     assert case.wt_truth is not None
-    params = SegmentParams(n_samples=2, seed=3, device="cpu")
+    params = SegmentParams(n_samples=2, seed=3, device="cpu", **asked)
     members = run_case(case, load_checkpoint(checkpoint), params).ensemble.members_uint8()
     rows = [row for row in read_rows(tmp_path / "out", SliceRow) if row.case == "Case_2"]
     assert {row.slice for row in rows} == {4, 5, 6, 7, 8}
