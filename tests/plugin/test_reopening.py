@@ -540,4 +540,5 @@ def test_what_was_opened_is_said_when_it_has_been_read(
     desk.wait(lambda: "mask" in desk.roles)
     desk.wait(lambda: not desk.widget._desk.is_opening)
     assert desk.widget.run.status.full_text().startswith("Opened: 3 samples, drawn by ")
-    desk.wait(lambda: desk.layer("disagreement").colorbar.visible)
+    desk.wait_until_ready()
+    assert desk.layer("disagreement").colorbar.visible
