@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -24,6 +25,7 @@ class Turns(QObject):
         super().__init__(parent)
         self._widget = parent
         self._waiting: deque[Callable[[], object]] = deque()
+        self._window: QWidget | None = None  # that is not drawn at the moment
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.timeout.connect(self._call_next)
@@ -51,24 +53,30 @@ class Turns(QObject):
         """Forget what is left."""
         self._waiting.clear()
         self._timer.stop()
+        if self._window is not None:
+            _draw_again(weakref.ref(self._window))
+            self._window = None
 
     def _call_next(self) -> None:
         if not self._waiting:
             return
-        window = self._widget.window() or self._widget
+        window = self._window = self._widget.window() or self._widget
         window.setUpdatesEnabled(False)
         try:
             self._waiting.popleft()()
         finally:
-            # Not by a timer of the widget's: it may be closed in between.
-            QTimer.singleShot(0, partial(_draw_again, window))
+            # Not by a timer of the widget's: it may be closed in between. Nor does it hold the
+            # window, which may be closed, too.
+            QTimer.singleShot(0, partial(_draw_again, weakref.ref(window)))
             self._drawn.start(0)
 
     def _go_on(self) -> None:
+        self._window = None
         if self._waiting and not self._timer.isActive():  # the call may have asked for a pause
             self._timer.start(PAUSE_MS)
 
 
-def _draw_again(window: QWidget) -> None:
-    if isalive(window):
+def _draw_again(reference: weakref.ref[QWidget]) -> None:
+    window = reference()
+    if window is not None and isalive(window):
         window.setUpdatesEnabled(True)
