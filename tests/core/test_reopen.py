@@ -96,6 +96,19 @@ def test_a_result_of_some_slice_files_opens_with_these(tmp_path: Path) -> None:
     assert result.case.geometry.slice_numbers == case.geometry.slice_numbers
 
 
+def test_a_result_of_slice_files_from_before_opens_with_all_of_its_folder(tmp_path: Path) -> None:
+    write_slices(tmp_path / "in", [80, 81, 82])
+    case = load_case(tmp_path / "in")
+    ensemble = Ensemble(1, case.geometry.shape)
+    for z in range(3):
+        ensemble.add(0, z, np.full(case.geometry.shape[1:], 255, np.uint8))
+    saved = save_result(tmp_path / "out", case, ensemble, describe_result(case, ensemble, RUN))
+    values = json.loads(saved["diffseg"].read_text(encoding="utf-8"))
+    del values["case"]["slice_numbers"]
+    edit(saved["diffseg"], case=values["case"])
+    assert load_result(saved["diffseg"]).case.files == case.files
+
+
 def test_members_come_back_bit_by_bit(
     saved: Path, ensemble: Ensemble, record: ResultRecord
 ) -> None:

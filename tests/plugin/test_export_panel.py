@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +26,28 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     chosen = tmp_path / "results"
     monkeypatch.setattr(exporter, "ask_folder", lambda *_: str(chosen))
     return chosen
+
+
+@dataclass
+class Dialog:
+    """Stands for the user whom questions are asked."""
+
+    asked: list[str] = field(default_factory=list)
+    answers: list[bool] = field(default_factory=list)
+    """Whether to do it, one for each question to come."""
+
+    def __call__(self, _: object, question: str, choice: str) -> str:
+        self.asked.append(question)
+        return choice if self.answers.pop(0) else ""
+
+
+@pytest.fixture
+def dialog(monkeypatch: pytest.MonkeyPatch) -> Dialog:
+    """Give the one who answers the export section's questions."""
+    dialog = Dialog()
+    for module in (exporter, questions):
+        monkeypatch.setattr(module, "ask", dialog)
+    return dialog
 
 
 def save(desk: Desk) -> None:
@@ -190,16 +213,9 @@ def test_only_what_was_painted_counts_as_edited(
 
 
 def test_nothing_better_is_replaced_unasked(
-    desk: Desk, case_folder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, case_folder: Path, folder: Path, dialog: Dialog
 ) -> None:
-    asked: list[str] = []
-    answers: list[bool] = []
-
-    def ask(_: object, question: str, choice: str) -> str:
-        asked.append(question)
-        return choice if answers.pop() else ""
-
-    monkeypatch.setattr(exporter, "ask", ask)
+    asked = dialog.asked
     record = folder / "Case_001_diffseg.json"
     status = desk.widget.export.status
     desk.open(case_folder)
@@ -213,7 +229,7 @@ def test_nothing_better_is_replaced_unasked(
 
     desk.viewer.layers.remove(desk.layer("edited"))
     before = record.read_bytes()
-    answers = [True, False]
+    dialog.answers = [False, True]
     save(desk)
     assert asked == ["Replace the result with 5 samples of some slices (edited by hand)?"]
     assert record.read_bytes() == before
@@ -226,21 +242,15 @@ def test_nothing_better_is_replaced_unasked(
     desk.widget.parameters.seed.setValue(1)
     desk.widget.parameters.n_samples.setValue(2)
     desk.segment()
-    answers = [False]
+    dialog.answers = [False]
     save(desk)
     assert asked[2:] == ["Replace the result with 5 samples of some slices?"]
 
 
 def test_other_slices_and_other_images_are_not_replaced_unasked(
-    desk: Desk, case_folder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, case_folder: Path, folder: Path, dialog: Dialog
 ) -> None:
-    asked: list[str] = []
-
-    def ask(_: object, question: str, choice: str) -> str:
-        asked.append(question)
-        return choice
-
-    monkeypatch.setattr(exporter, "ask", ask)
+    asked, dialog.answers = dialog.asked, [True, True]
     record = folder / "Case_001_diffseg.json"
     desk.open(case_folder)
     parameters = desk.widget.parameters
@@ -276,16 +286,13 @@ def test_other_slices_and_other_images_are_not_replaced_unasked(
 
 
 def test_a_name_without_an_ending_replaces_nothing_unasked(
-    desk: Desk, case_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    desk: Desk,
+    case_folder: Path,
+    tmp_path: Path,
+    dialog: Dialog,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked: list[str] = []
-    answers = ["", "Replace"]
-
-    def ask(_: object, question: str, __: str) -> str:
-        asked.append(question)
-        return answers.pop(0)
-
-    monkeypatch.setattr(questions, "ask", ask)
+    dialog.answers = [False, True]
     typed = [tmp_path / "mine", tmp_path / "mine", tmp_path / "sub-01.v2", tmp_path / "x.HTM"]
     names = iter(typed)
     monkeypatch.setattr(exporter, "ask_report", lambda *_: str(next(names)))
@@ -297,21 +304,15 @@ def test_a_name_without_an_ending_replaces_nothing_unasked(
         desk.click(desk.widget.export.report_button)
         desk.wait(desk.widget.export.report_button.isEnabled)
         assert there.read_text(encoding="utf-8").startswith(expected)
-    assert asked == ["Replace mine.html?"] * 2
+    assert dialog.asked == ["Replace mine.html?"] * 2
     assert (tmp_path / "sub-01.v2.html").exists()
     assert (tmp_path / "x.HTM").exists()
 
 
 def test_what_another_program_wrote_is_not_replaced_unasked(
-    desk: Desk, case_folder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+    desk: Desk, case_folder: Path, folder: Path, dialog: Dialog
 ) -> None:
-    asked: list[str] = []
-
-    def ask(_: object, question: str, __: str) -> str:
-        asked.append(question)
-        return ""
-
-    monkeypatch.setattr(exporter, "ask", ask)
+    asked, dialog.answers = dialog.asked, [False, False]
     mask = folder / "Case_001_mask.nii.gz"
     desk.open(case_folder)
     desk.segment()

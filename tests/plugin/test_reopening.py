@@ -50,6 +50,20 @@ def reopen(desk: Desk, path: Path) -> None:
     desk.viewer.open(path, plugin="napari-diffseg")
 
 
+def paint_and_save(
+    desk: Desk, case_folder: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Segment a case, paint 16 voxels and save; return the record."""
+    monkeypatch.setattr(exporter, "ask_folder", lambda *_: str(folder))
+    desk.open(case_folder)
+    desk.segment()
+    desk.click(desk.widget.export.edit_button)
+    desk.layer("edited").data[TUMOUR_Z, :4, :4] = 1
+    desk.click(desk.widget.export.save_button)
+    desk.wait(desk.widget.export.save_button.isEnabled)
+    return folder / "Case_001_diffseg.json"
+
+
 def test_layers_sliders_and_choices_are_back(make_desk: Callable[..., Desk], saved: Path) -> None:
     desk = make_desk()
     reopen(desk, saved)
@@ -236,23 +250,16 @@ def test_what_was_painted_is_back_and_is_saved_again(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    folder = tmp_path / "results"
-    monkeypatch.setattr(exporter, "ask_folder", lambda *_: str(folder))
     desk = make_desk()
-    desk.open(case_folder)
-    desk.segment()
-    desk.click(desk.widget.export.edit_button)
-    desk.layer("edited").data[TUMOUR_Z, :4, :4] = 1
+    record_path = paint_and_save(desk, case_folder, tmp_path / "results", monkeypatch)
     painted = desk.layer("edited").data.copy()
-    desk.click(desk.widget.export.save_button)
-    desk.wait(desk.widget.export.save_button.isEnabled)
     desk.viewer.layers.clear()
 
-    desk.viewer.open(folder / "Case_001_diffseg.json", plugin="napari-diffseg")
+    reopen(desk, record_path)
     np.testing.assert_array_equal(desk.layer("edited").data, painted)
     desk.click(desk.widget.export.save_button)
     desk.wait(desk.widget.export.save_button.isEnabled)
-    record = json.loads((folder / "Case_001_diffseg.json").read_text(encoding="utf-8"))
+    record = json.loads(record_path.read_text(encoding="utf-8"))
     assert record["edited"]["n_added"] == 16
 
 
@@ -508,17 +515,10 @@ def test_of_two_edited_masks_the_chosen_one_is_saved(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    folder = tmp_path / "results"
-    monkeypatch.setattr(exporter, "ask_folder", lambda *_: str(folder))
     desk = make_desk()
-    desk.open(case_folder)
-    desk.segment()
-    desk.click(desk.widget.export.edit_button)
+    record_path = paint_and_save(desk, case_folder, tmp_path / "results", monkeypatch)
     first = desk.layer("edited")
-    first.data[TUMOUR_Z, :4, :4] = 1
-    desk.click(desk.widget.export.save_button)
-    desk.wait(desk.widget.export.save_button.isEnabled)
-    desk.viewer.open(folder / "Case_001_diffseg.json", plugin="napari-diffseg")
+    reopen(desk, record_path)
     second = next(x for x in find_layers(desk.viewer.layers, role="edited") if x is not first)
     assert "There are two edited masks" in desk.widget.run.message.text()
     for layer, n_voxels in ((first, 5), (second, 2)):

@@ -155,15 +155,15 @@ def _load_case(files: CaseFiles, options: QueueOptions) -> Case:
     make_output_folder(options.folder)
     outputs = output_paths(options.folder, files.name, samples=True)
     check_outputs(outputs.values(), files)
-    is_wanted = files.name in options.replaceable
-    if not is_wanted:
+    may_replace = files.name in options.replaceable
+    if not may_replace:
         check_replaceable(outputs.values(), outputs[RECORD], files)
     if options.threads:
         import torch
 
         torch.set_num_threads(options.threads)
     case = load_case(files)
-    if not is_wanted:
+    if not may_replace:
         check_mask_unchanged(outputs[RECORD], case)
     return case
 

@@ -220,8 +220,9 @@ def _find_files(path: Path, record: ResultRecord, folder: Path | None) -> CaseFi
             continue
         given = [place / name for name in names if (place / name).is_file()]
         if record.case.family == "slices" and min(record.case.shape_xyz) > 1:
-            given = _find_stack(given[0], record.case) or given
-        found = discover_case(given)
+            found = discover_case(_find_stack(given[0], record.case) or place)
+        else:
+            found = discover_case(given)
         if found.name == record.case.name:
             return found
         if record.case.name in folder_names(found):  # one of many whose folders are called alike
@@ -233,7 +234,10 @@ def _find_files(path: Path, record: ResultRecord, folder: Path | None) -> CaseFi
 
 
 def _find_stack(first: Path, case: CaseRecord) -> list[Path]:
-    """Return the slice files that a result is of, by one of them; there may be more by now."""
+    """Return the slice files that a result is of, by one of them; there may be more by now.
+
+    Empty if the record, of before, does not tell which they were.
+    """
     known = parse_name(first)
     if known is None or not case.slice_numbers:
         return []
