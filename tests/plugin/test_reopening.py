@@ -520,7 +520,7 @@ def test_of_two_edited_masks_the_chosen_one_is_saved(
     first = desk.layer("edited")
     reopen(desk, record_path)
     second = next(x for x in find_layers(desk.viewer.layers, role="edited") if x is not first)
-    assert "There are two edited masks" in desk.widget.run.message.text()
+    assert "There are several edited masks" in desk.widget.run.message.text()
     for layer, n_voxels in ((first, 5), (second, 2)):
         desk.viewer.layers.selection.active = layer
         layer.data[TUMOUR_Z + 1, 0, :n_voxels] = 1

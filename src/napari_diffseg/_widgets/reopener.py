@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from napari_diffseg._widgets.message_bar import Kind
     from napari_diffseg._widgets.result_layers import ResultLayers
     from napari_diffseg._widgets.runner import Runner
-    from napari_diffseg.core.brats import Case
     from napari_diffseg.core.reopen import SavedResult
 
 MEMBERS_MISSING = (
@@ -25,9 +24,9 @@ MEMBERS_MISSING = (
     "cannot change them. Segment draws new samples, which replace it."
 )
 STOPPED = "The run of this case was stopped."
-TWO_EDITED = (
-    "There are two edited masks of this case: the one that was chosen last in the list of layers "
-    "is measured and saved."
+SEVERAL_EDITED = (
+    "There are several edited masks of this case: the one that was chosen last in the list of "
+    "layers is measured and saved."
 )
 EARLIER_KEPT = "The layers of the samples that were drawn before are kept, hidden."
 
@@ -95,8 +94,6 @@ class Reopener(QObject):
         earlier = self._runner.find_run(saved.case)
         keep_earlier = earlier is not None and earlier.has_own_samples
         notes = [STOPPED] * was_running + [EARLIER_KEPT] * keep_earlier
-        if self._has_two_edited(saved.case):
-            notes.append(TWO_EDITED)
         if saved.ensemble is None:
             if earlier is not None:
                 self._layers.leave(earlier, keep=keep_earlier)
@@ -115,13 +112,12 @@ class Reopener(QObject):
         run.mask.fill(0)  # before the dock was there it could be painted on
         self._runner.adopt(run)
         self.adopted.emit(run, keep_earlier)
+        if len(find_layers(self._viewer.layers, role="edited", case=saved.case)) > 1:
+            notes.append(SEVERAL_EDITED)
         if note:
             notes.append(note)
         if notes:
             self.told.emit(" ".join(notes))
-
-    def _has_two_edited(self, case: Case) -> bool:
-        return len(find_layers(self._viewer.layers, role="edited", case=case)) > 1
 
 
 def explain_missing_members(saved: SavedResult) -> tuple[Kind, str]:
