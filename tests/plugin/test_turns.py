@@ -73,3 +73,16 @@ def test_a_window_is_drawn_again_after_a_call_that_failed(window: Window, qtbot:
         qtbot.waitUntil(lambda: window.drawn[-1:] == [2], timeout=60_000)
     assert [str(error[1]) for error in errors] == ["on purpose"]
     assert window.updatesEnabled()
+
+
+def test_a_window_that_nobody_holds_after_a_call_is_gone_at_once(qtbot: QtBot) -> None:
+    held = [Window()]
+    gone: list[bool] = []
+    held[0].destroyed.connect(lambda: gone.append(True))
+    Turns(held[0].dock).add([held.clear, lambda: gone.append(False)])
+    with qtbot.captureExceptions() as errors:
+        qtbot.waitUntil(lambda: not held, timeout=60_000)
+        assert gone == [True]
+        qtbot.wait(50)
+    assert gone == [True]
+    assert not errors

@@ -25,7 +25,9 @@ class Turns(QObject):
         super().__init__(parent)
         self._widget = parent
         self._waiting: deque[Callable[[], object]] = deque()
-        self._window: QWidget | None = None  # that is not drawn at the moment
+        # What is not drawn at the moment. To hold it would keep a closed window alive, and to let
+        # go of it would destroy it, and this with it, amid a call.
+        self._window: weakref.ref[QWidget] | None = None
         self._timer = QTimer(self)
         self._timer.setSingleShot(True)
         self._timer.timeout.connect(self._call_next)
@@ -54,20 +56,20 @@ class Turns(QObject):
         self._waiting.clear()
         self._timer.stop()
         if self._window is not None:
-            _draw_again(weakref.ref(self._window))
+            _draw_again(self._window)
             self._window = None
 
     def _call_next(self) -> None:
         if not self._waiting:
             return
-        window = self._window = self._widget.window() or self._widget
+        window = self._widget.window() or self._widget
+        reference = self._window = weakref.ref(window)
         window.setUpdatesEnabled(False)
         try:
             self._waiting.popleft()()
         finally:
-            # Not by a timer of the widget's: it may be closed in between. Nor does it hold the
-            # window, which may be closed, too.
-            QTimer.singleShot(0, partial(_draw_again, weakref.ref(window)))
+            # Not by a timer of the widget's: it may be closed in between.
+            QTimer.singleShot(0, partial(_draw_again, reference))
             self._drawn.start(0)
 
     def _go_on(self) -> None:
