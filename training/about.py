@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+
+from training.files import write_text
 
 ABOUT: Final = "about.md"
 
@@ -46,6 +47,4 @@ def write_about(folder: Path, about: About) -> None:
     OSError
         It cannot be written.
     """
-    temporary = folder / f".{ABOUT}.part"
-    temporary.write_text("\n\n".join(about.to_parts()) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / ABOUT)
+    write_text(folder / ABOUT, "\n\n".join(about.to_parts()) + "\n")

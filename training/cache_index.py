@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from napari_diffseg.core.case_files import CaseFiles
 from napari_diffseg.core.errors import CaseError, ParameterError
 from napari_diffseg.core.preprocessing import PreprocessingConfig
 from napari_diffseg.core.serialisation import from_dict, to_dict
+from training.files import write_text
 
 INDEX_NAME = "index.json"
 _SCHEMA = 1
@@ -116,9 +116,7 @@ def write_index(folder: Path, index: CacheIndex) -> None:
         "preprocessing": to_dict(index.preprocessing),
         "cases": {name: to_dict(index.cases[name]) for name in sorted(index.cases)},
     }
-    temporary = folder / f"{INDEX_NAME}.tmp"
-    temporary.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, folder / INDEX_NAME)
+    write_text(folder / INDEX_NAME, json.dumps(values, indent=1) + "\n")
 
 
 def check_index(

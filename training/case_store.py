@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from napari_diffseg.core.serialisation import from_dict
 from training.baselines.segmenter import Segmenter
 from training.cache_index import source_paths
 from training.data import find_patient, load_split
+from training.files import write_text
 from training.measure import CaseMeasurements
 
 PROTOCOL_VERSION = 5
@@ -103,14 +103,8 @@ class CaseStore:
 
     def save(self, name: str, key: dict[str, Any], measurements: CaseMeasurements) -> None:
         """Write the file of a case, complete or not at all."""
-        path = self._path(name)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
         values = {"key": key, "measurements": dataclasses.asdict(measurements)}
-        try:
-            temporary.write_text(json.dumps(values, allow_nan=False), encoding="utf-8")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_text(self._path(name), json.dumps(values, allow_nan=False))
 
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.json"

@@ -27,8 +27,9 @@ from napari_diffseg.core.errors import CaseError
 from training import prepare, report
 from training.add_encoder import add_encoder
 from training.data import Split, load_split
+from training.files import write_text
 from training.make_split import make_folds
-from training.paper_plan import DIFFUSION_ROWS, System, check_settings, make_plan, write_text
+from training.paper_plan import DIFFUSION_ROWS, System, check_settings, make_plan
 from training.paper_steps import (
     add_common_options,
     evaluate_row,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 
 from napari_diffseg.core.errors import CheckpointError
 from training.figures import Curve, Panel, draw_panels
+from training.files import write_text
 
 TRAIN_CSV, VALIDATION_CSV = "train.csv", "validation.csv"
 CURVES_NAME = "curves.svg"
@@ -58,9 +58,7 @@ def draw_curves(folder: Path) -> Path:
         _make_panel("Mean Dice between members", validation, {"agreement": "agreement"}),
     ]
     path = folder / CURVES_NAME
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(draw_panels(panels), encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, draw_panels(panels))
     return path
 
 

@@ -30,6 +30,7 @@ from training.baselines.nnunet_record import (
 from training.case_store import choose_cases
 from training.commands import run_resumable
 from training.data import load_split
+from training.files import write_text
 
 _NUMBER = DATASET[len("Dataset") : len("Dataset") + 3]
 _TRAINERS = Path(__file__).resolve().parent / "nnunet_trainers"
@@ -82,9 +83,7 @@ def _add_configuration(arguments: argparse.Namespace) -> None:
         "inherits_from": arguments.configuration,
         "batch_size": arguments.batch_size,
     }
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(plans, indent=4) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(plans, indent=4) + "\n")
 
 
 def find_folders(arguments: argparse.Namespace) -> NnunetFolders:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import statistics
 import sys
@@ -20,6 +19,7 @@ from training import train
 from training.changes import describe_changes
 from training.config import config_values, find_config, load_config
 from training.data import hash_split, load_split
+from training.files import write_text
 from training.processes import ONE_PROCESS
 from training.run_setup import make_trainer, prepare_run
 
@@ -216,10 +216,3 @@ def make_settings(system: System, total_steps: int) -> list[str]:
 def write_plan(path: Path, plan: Plan) -> None:
     """Write the plan, complete or not at all."""
     write_text(path, json.dumps(vars(plan), indent=1) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file, complete or not at all."""
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

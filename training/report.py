@@ -25,6 +25,7 @@ from training.about import About, read_about, write_about
 from training.cells import Cell, Table
 from training.comparison import RANKING_NOTES, make_published, make_sections
 from training.figures import write_figure
+from training.files import write_text
 from training.plots import (
     Plot,
     make_member_tables,
@@ -155,7 +156,7 @@ def write_report(report: Report, out: Path) -> None:
         (beside / name).mkdir(parents=True)
     for part in report.parts:
         if isinstance(part, Table):
-            _write(beside / "tables" / f"{part.name}.csv", part.to_csv())
+            write_text(beside / "tables" / f"{part.name}.csv", part.to_csv())
         elif isinstance(part, Plot):
             write_figure(part.panels, beside / "figures" / part.name, part.columns)
     made = (
@@ -165,7 +166,7 @@ def write_report(report: Report, out: Path) -> None:
     )
     parts = [*report.parts]
     parts.insert(next(i for i, part in enumerate(parts) if str(part).startswith("## ")), made)
-    _write(out, Report(parts).to_markdown(beside.name))
+    write_text(out, Report(parts).to_markdown(beside.name))
 
 
 def copy_data(folder: Path, beside: Path) -> None:
@@ -187,12 +188,6 @@ def copy_data(folder: Path, beside: Path) -> None:
                 shutil.copyfile(path, copy)
     shutil.rmtree(target, ignore_errors=True)
     os.replace(temporary, target)
-
-
-def _write(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def make_parser() -> argparse.ArgumentParser:

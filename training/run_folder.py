@@ -19,6 +19,7 @@ from training.cache_index import CacheIndex, hash_file
 from training.changes import describe_changes
 from training.config import TrainingConfig, config_values, format_config
 from training.data import Split, hash_cases, name_training_patients
+from training.files import write_text
 from training.state import STATE_NAME, read_record
 
 CONFIG_NAME, SPLIT_NAME, SESSIONS_NAME = "config.toml", "split.json", "run.json"
@@ -213,9 +214,7 @@ def _write(path: Path, text: str, from_step: int = 0) -> None:
     changes = path.exists() and path.read_text(encoding="utf-8") != text
     if from_step and changes and not kept.exists():
         os.replace(path, kept)
-    temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, text)
 
 
 @contextmanager

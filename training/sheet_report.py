@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
@@ -12,6 +11,7 @@ import numpy as np
 from napari_diffseg.core.errors import DiffsegError
 from training.cells import Cell, Table, number_cell
 from training.figures import Panel, write_figure
+from training.files import write_text
 from training.plots import SHOWN_MEMBERS, Plot, plot_steps
 from training.results import SettingRow, SheetRow, read_rows
 
@@ -101,9 +101,7 @@ def write_sheet(folder: Path) -> str:
         parts.append(f"![{plot.caption}]({plot.name}.svg)")
     parts += [table.to_markdown() for table in make_sheet_tables(rows)]
     text = "\n\n".join(parts)
-    temporary = folder / ".sheet.md.part"
-    temporary.write_text(text + "\n", encoding="utf-8")
-    os.replace(temporary, folder / "sheet.md")
+    write_text(folder / "sheet.md", text + "\n")
     return text
 
 

@@ -19,6 +19,7 @@ from napari_diffseg.core.errors import CaseError
 from napari_diffseg.core.geometry import Geometry, to_source_grid
 from training.baselines.nnunet_folders import DATASET
 from training.cache_index import source_paths
+from training.files import write_text
 from training.pools import LOST_PROCESS, open_pool
 
 CHANNELS: Final = ("T1", "T1CE", "T2", "FLAIR")
@@ -110,9 +111,7 @@ def write_dataset(
         "numTraining": len(training),
         "file_ending": _ENDING,
     }
-    temporary = dataset / f"{_DESCRIPTION_NAME}.tmp"
-    temporary.write_text(json.dumps(description, indent=1) + "\n", "utf-8")
-    os.replace(temporary, dataset / _DESCRIPTION_NAME)
+    write_text(dataset / _DESCRIPTION_NAME, json.dumps(description, indent=1) + "\n")
     return dataset
 
 

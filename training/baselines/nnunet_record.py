@@ -7,12 +7,12 @@ The folder of the predictions has one record, of exactly the folds that are in u
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from napari_diffseg.core.errors import CaseError
+from training.files import write_text
 
 EFFORT_NAME: Final = "effort.json"
 """In the folder of a trained fold, by its trainer; and in the folder of the predictions."""
@@ -99,6 +99,4 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _write(path: Path, values: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(values) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(values) + "\n")
