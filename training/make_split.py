@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from napari_diffseg.core.errors import CaseError, DiffsegError
 from training.cache_index import read_index
 from training.data import find_patient
+from training.files import write_text
 
 
 def make_split(
@@ -39,8 +40,13 @@ def make_split(
     Raises
     ------
     CaseError
-        If there are fewer than two patients.
+        If there are fewer than two patients, or the share is not between 0 and 1.
     """
+    if not 0 < validation_fraction < 1:
+        raise CaseError(
+            f"The share of the patients for validation is between 0 and 1, not "
+            f"{validation_fraction:g}."
+        )
     patient_of = {case: keys.get(case, find_patient(case)) for case in sorted(cases)}
     patients = sorted(set(patient_of.values()))
     if len(patients) < 2:
@@ -112,6 +118,20 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _read_keys(path: Path, cases: Collection[str]) -> dict[str, str]:
+    try:
+        keys = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CaseError(f"{path} is not a JSON file: {error}") from error
+    if not isinstance(keys, dict) or not all(isinstance(key, str) for key in keys.values()):
+        raise CaseError(
+            f'{path} does not tell the patient of each case: it needs {{"CASE": "PATIENT", ...}}.'
+        )
+    if unknown := sorted(set(keys) - set(cases)):
+        raise CaseError(f"{path} names cases that are not in the cache: {', '.join(unknown)}.")
+    return keys
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     options = make_parser().parse_args(arguments)
@@ -121,9 +141,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise CaseError(f"{options.cache} is not a slice cache: run training.prepare first.")
         if options.out.exists():
             raise CaseError(f"{options.out} exists: a split is made once. Choose another name.")
-        keys = json.loads(options.keys.read_text(encoding="utf-8")) if options.keys else {}
+        keys = {} if options.keys is None else _read_keys(options.keys, index.cases)
         split = make_split([*index.cases], options.validation, options.seed, keys)
-        options.out.write_text(json.dumps(split, indent=1) + "\n", encoding="utf-8")
+        write_text(options.out, json.dumps(split, indent=1) + "\n")
     except (DiffsegError, OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -119,6 +119,55 @@ def test_split_command_writes_what_training_reads(tiny_data: TinyData, tmp_path:
     assert make_split_command([str(tiny_data.cache), str(out)]) == 1  # a split is made once
 
 
+@pytest.mark.parametrize("share", ["0", "1", "1.5", "-0.1", "nan"])
+def test_a_share_that_is_none_makes_no_split(
+    tiny_data: TinyData, tmp_path: Path, share: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "split.json"
+    assert make_split_command([str(tiny_data.cache), str(out), f"--validation={share}"]) == 1
+    assert f"between 0 and 1, not {share}" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_keys_put_cases_of_one_patient_on_one_side(tiny_data: TinyData, tmp_path: Path) -> None:
+    index = read_index(tiny_data.cache)
+    assert index is not None
+    keys, out = tmp_path / "keys.json", tmp_path / "split.json"
+    first, *others = sorted(index.cases)
+    keys.write_text(json.dumps(dict.fromkeys(others, "one")))
+    command = [str(tiny_data.cache), str(out), "--keys", str(keys), "--validation", "0.5"]
+    assert make_split_command(command) == 0
+    split = load_split(out)
+    assert {frozenset(split.training), frozenset(split.validation)} == {
+        frozenset([first]),
+        frozenset(others),
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not a JSON file"),
+        ("[]", "does not tell the patient of each case"),
+        ('{"Case": 3}', "does not tell the patient of each case"),
+        ('{"Nobody": "one"}', "names cases that are not in the cache: Nobody"),
+    ],
+)
+def test_keys_that_tell_nothing_are_named(
+    tiny_data: TinyData,
+    tmp_path: Path,
+    text: str,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    keys, out = tmp_path / "keys.json", tmp_path / "split.json"
+    keys.write_text(text)
+    assert make_split_command([str(tiny_data.cache), str(out), "--keys", str(keys)]) == 1
+    error = capsys.readouterr().err
+    assert f"{keys} {message}" in error
+    assert not out.exists()
+
+
 def plan_of(tumour: int, rest: int, batch_size: int, fraction: float, seed: int = 0) -> BatchPlan:
     has_tumour = np.array([True] * tumour + [False] * rest)
     return BatchPlan(has_tumour, batch_size, DataConfig(tumour_fraction=fraction), seed)
