@@ -5,13 +5,17 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from napari_diffseg.cli import _make_parser
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PACKAGE = REPOSITORY / "src" / "napari_diffseg"
@@ -127,6 +131,20 @@ def test_commands_of_the_document_exist(document: str) -> None:
     for module in re.findall(r"python -m (training[\w.]*)", text):
         path = REPOSITORY.joinpath(*module.split("."))
         assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), module
+
+
+def command_lines() -> Iterator[str]:
+    """The lines of our own command in the documents, without options in brackets and comments."""
+    for document in ("README.md", "docs/review.md", "training/README.md"):
+        text = (REPOSITORY / document).read_text(encoding="utf-8").replace("\\\n", " ")
+        for line in re.findall(r"^napari-diffseg (.*)$", text, flags=re.MULTILINE):
+            yield re.sub(r"[\[\]]|\.\.\.", " ", line)
+
+
+@pytest.mark.parametrize("line", [*command_lines()])
+def test_command_lines_of_the_documents_are_understood(line: str) -> None:
+    arguments = shlex.split(line, comments=True)
+    assert _make_parser().parse_args(arguments).command
 
 
 def test_readme_opens_with_the_two_commands() -> None:
