@@ -666,11 +666,22 @@ def test_a_folder_that_fails_to_be_read_is_named(
     monkeypatch.setattr(os, "scandir", scan)
     for name in ("a", "b", "c"):
         write_case(tmp_path / name, name)
-    (tmp_path / "lost+found").mkdir()
+    for name in ("lost+found", "$RECYCLE.BIN/S-1-5-18/c"):
+        (tmp_path / name).mkdir(parents=True)
     *fine, failed = expand_inputs([tmp_path])
     assert [case.name for case in fine if isinstance(case, CaseFiles)] == ["a", "b"]
     assert str(failed) == f"{tmp_path / 'c'} cannot be read: Permission denied."
     assert discover_case(tmp_path / "a").name == "a"
+    # By its whole path: another folder of that name may hold a case.
+    names = [case.name for case in discover_cases(tmp_path)]
+    assert names == ["a", "b", str(tmp_path / "c")]
+
+
+def test_a_folder_with_the_name_of_an_image_is_no_broken_link(tmp_path: Path) -> None:
+    (tmp_path / "x_t1.nii" / "inner").mkdir(parents=True)
+    with pytest.raises(CaseError) as error:
+        discover_case(tmp_path)
+    assert "Links to files" not in str(error.value)
 
 
 def test_files_of_many_cases_are_looked_for_once(

@@ -13,13 +13,14 @@ import pytest
 
 from napari_diffseg.core import reopen
 from napari_diffseg.core.brats import Case, CaseFiles, discover_cases, load_case
-from napari_diffseg.core.describe import describe_result
+from napari_diffseg.core.case_files import hash_images
+from napari_diffseg.core.describe import describe_case, describe_result
 from napari_diffseg.core.ensemble import Ensemble
 from napari_diffseg.core.errors import DiffsegError
 from napari_diffseg.core.export import save_result
 from napari_diffseg.core.record import ModelRecord, ResultRecord, RunRecord
 from napari_diffseg.core.reopen import is_result_path, load_result, load_saved_mask
-from tests.core.case_files import NAMES_2017, write_case, write_slices
+from tests.core.case_files import NAMES_2017, make_images, write_case, write_slices
 
 RUN = RunRecord(
     model=ModelRecord("tiny", "tiny.safetensors", "0" * 64, {"steps": 3}),
@@ -146,8 +147,13 @@ def test_images_that_were_moved_are_found_beside_the_record_or_in_the_folder_giv
     with pytest.raises(DiffsegError, match="neither where they were"):
         load_result(saved)
     assert load_result(saved, folder=tmp_path / "elsewhere").case.files.modalities["t1"].exists()
+    known = load_case(moved)
+    assert load_result(saved, known=[known]).case is known  # by what is in it
+    other = load_case(
+        write_case(tmp_path / "other" / "Case_1", "Case_1", NAMES_2017, images=make_images(seed=1))
+    )
     with pytest.raises(DiffsegError, match="Put them there"):  # names are no proof
-        load_result(saved, known=[load_case(moved)])
+        load_result(saved, known=[other])
     for path in moved.iterdir():
         shutil.move(path, saved.parent / path.name)
     assert load_result(saved).case.name == "Case_1"
@@ -183,6 +189,24 @@ def test_another_scan_of_the_same_name_is_refused(saved: Path, tmp_path: Path) -
     write_case(tmp_path / "Case_1", "Case_1", NAMES_2017, affine=affine)
     with pytest.raises(DiffsegError, match="do not lie on the grid"):
         load_result(saved)
+
+
+def test_images_that_were_changed_in_their_place_are_refused(
+    saved: Path, case: Case, tmp_path: Path
+) -> None:
+    write_case(tmp_path / "Case_1", "Case_1", NAMES_2017, images=make_images(seed=1))
+    with pytest.raises(
+        DiffsegError, match=r"not those that .* was made of: they have been changed"
+    ):
+        load_result(saved)
+    assert load_result(saved, known=[case]).case is case  # as it was read before
+
+
+def test_the_record_tells_of_the_images_that_were_read(case: Case, tmp_path: Path) -> None:
+    write_case(
+        tmp_path / "Case_1", "Case_1", NAMES_2017, images=make_images(seed=1)
+    )  # while it was being segmented
+    assert describe_case(case).sha256 == case.sha256 != hash_images(case.files)
 
 
 def test_samples_of_another_run_are_refused(

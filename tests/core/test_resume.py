@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from napari_diffseg.core.brats import Case, CaseFiles
+from napari_diffseg.core.case_files import hash_images
 from napari_diffseg.core.describe import describe_model, describe_result, describe_run
 from napari_diffseg.core.ensemble import Ensemble
 from napari_diffseg.core.events import Started
 from napari_diffseg.core.geometry import Geometry
 from napari_diffseg.core.params import SegmentParams
 from napari_diffseg.core.record import MemberRecord, ResultRecord
-from napari_diffseg.core.resume import count_drawn, find_wanted_key, is_of_images
+from napari_diffseg.core.resume import count_drawn, find_wanted_key, is_changed_since, is_of_images
 from tests.models import tiny_model
 
 SHAPE = (3, 4, 4)
@@ -142,6 +143,25 @@ def test_images_of_another_study_that_are_still_there_are_others(tmp_path: Path)
     for path in there.modalities.values():
         path.write_bytes(b"one")  # a copy, with its results
     assert is_of_images(record_files(there), here, tmp_path / "a" / "results")
+
+
+def test_images_that_lie_alike_and_are_known_to_be_others_are_others(tmp_path: Path) -> None:
+    here, moved = name_files(tmp_path / "a"), name_files(tmp_path / "b" / "a")
+    for path in moved.modalities.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"one")
+    results, sha256 = tmp_path / "b" / "a" / "results", hash_images(moved)
+    assert is_of_images(record_files(here), moved, results, sha256)
+    others = {**sha256, "flair": "0" * 64}
+    assert is_of_images(record_files(here), moved, results)
+    assert not is_of_images(record_files(here), moved, results, others)
+    # Those in their own place may have been changed: that is another question.
+    assert is_of_images(record_files(moved), moved, results, others)
+    written = moved.modalities["t1"].stat().st_mtime_ns
+    assert is_changed_since(others, moved, written - 1)
+    assert not is_changed_since(sha256, moved, written - 1)
+    assert not is_changed_since(others, moved, 10 * written)
+    assert not is_changed_since({}, moved, written - 1)
 
 
 def test_links_to_images_are_told_by_where_they_lie(tmp_path: Path) -> None:

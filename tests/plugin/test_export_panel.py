@@ -280,8 +280,8 @@ def test_other_slices_and_other_images_are_not_replaced_unasked(
     record.write_text(json.dumps(values), encoding="utf-8")
     save(desk)
     assert asked[1:] == [
-        f"Replace the result with 2 samples of some slices, which is of other images "
-        f"({elsewhere['t1']})?"
+        "Replace the result with 2 samples of some slices, which is of other images, "
+        f"{elsewhere['t1']} among them?"
     ]
 
 
@@ -331,8 +331,27 @@ def test_what_another_program_wrote_is_not_replaced_unasked(
     nib.save(nib.Nifti1Image(painted, image.affine), mask)
     before = mask.read_bytes()
     save(desk)
-    assert asked[1:] == ["Replace Case_001_mask.nii.gz, which has been edited in another program?"]
+    assert asked[1:] == [
+        "Replace the result with 5 samples of some slices, whose mask has been edited in another "
+        "program?"
+    ]
     assert mask.read_bytes() == before
+
+
+def test_an_edited_mask_without_a_record_is_not_replaced_unasked(
+    desk: Desk, case_folder: Path, folder: Path, dialog: Dialog
+) -> None:
+    dialog.answers = [False]
+    desk.open(case_folder)
+    desk.segment()
+    desk.click(desk.widget.export.edit_button)
+    desk.layer("edited").data[TUMOUR_Z, :4, :4] = 1
+    edited = folder / "Case_001_edited.nii.gz"
+    folder.mkdir()
+    edited.write_bytes(b"of somebody else")
+    save(desk)
+    assert dialog.asked == ["Replace Case_001_edited.nii.gz, which belongs to no saved result?"]
+    assert edited.read_bytes() == b"of somebody else"
 
 
 def test_slices_that_a_stack_does_not_have_are_not_lost() -> None:

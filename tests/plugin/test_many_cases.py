@@ -11,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from napari_diffseg._settings import DEFAULTS
@@ -164,6 +166,43 @@ def test_results_of_another_model_are_replaced_only_if_the_user_says_so(
     shas = [read_record(cohort, name)["run"]["model"]["sha256"][0] for name in NAMES]
     assert shas == ["1", "1", "0"]
     assert column(desk, 1) == ["done, 2 samples"] * 2 + ["edited, 2 samples"]
+
+
+def test_a_mask_edited_in_another_program_is_left_alone_whatever_is_drawn_anew(
+    desk: Desk, cohort: Path, asked: dict[str, Any]
+) -> None:
+    open_folder(desk, cohort)
+    run_all(desk)
+    mask = cohort / RESULTS / "Case_001_mask.nii.gz"
+    image: Any = nib.load(mask)
+    painted = np.asarray(image.dataobj).copy()
+    painted[0, 0, 0] = 1 - painted[0, 0, 0]
+    nib.save(nib.Nifti1Image(painted, image.affine), mask)
+    before = mask.read_bytes()
+    desk.widget.parameters.seed.setValue(5)
+    asked["answer"] = REPLACE
+    run_all(desk)
+    assert mask.read_bytes() == before
+    assert column(desk, 1) == ["problem", "done, 2 samples", "done, 2 samples"]
+    tip = desk.widget.case_list.tree.topLevelItem(0).toolTip(1)
+    assert "edited in another program" in tip
+
+
+def test_images_that_were_changed_in_their_place_are_not_taken_for_done(
+    desk: Desk, cohort: Path, asked: dict[str, Any]
+) -> None:
+    open_folder(desk, cohort)
+    run_all(desk)
+    write_synthetic(cohort, "Case_002", seed=9)
+    desk.widget._folder.queue.look_again()
+    assert column(desk, 1) == ["done, 2 samples", "other images", "done, 2 samples"]
+    tip = desk.widget.case_list.tree.topLevelItem(1).toolTip(1)
+    assert "is of images that have been changed since" in tip
+    before = read_record(cohort, "Case_002")["case"]["sha256"]
+    asked["answer"] = REPLACE
+    run_all(desk)
+    assert column(desk, 1) == ["done, 2 samples"] * 3
+    assert read_record(cohort, "Case_002")["case"]["sha256"] != before
 
 
 @pytest.mark.parametrize(("box", "value"), [("seed", 3), ("n_steps", 2), ("sampler", 1)])

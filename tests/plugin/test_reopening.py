@@ -12,7 +12,7 @@ import pytest
 from napari.utils.notifications import notification_manager
 
 from napari_diffseg._layers import find_layers, find_slice
-from napari_diffseg._widgets import DiffsegWidget, advice, case_desk, exporter
+from napari_diffseg._widgets import DiffsegWidget, advice, case_closer, case_desk, exporter
 from napari_diffseg._widgets.engine import Engine
 from napari_diffseg.core import consensus
 from napari_diffseg.core.describe import describe_result
@@ -469,7 +469,10 @@ def test_samples_that_are_not_saved_are_kept_when_a_result_is_opened(
 
 
 def test_a_result_without_samples_takes_the_place_of_what_was_drawn(
-    make_desk: Callable[..., Desk], saved: Path, case_folder: Path
+    make_desk: Callable[..., Desk],
+    saved: Path,
+    case_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (saved.parent / "Case_001_samples.nii.gz").unlink()
     desk = make_desk()
@@ -487,6 +490,29 @@ def test_a_result_without_samples_takes_the_place_of_what_was_drawn(
     assert "were not saved" in said
     assert "are kept, hidden" in said
     assert desk.widget.run.button.text() == "Segment"
+    asked: list[str] = []
+    monkeypatch.setattr(case_closer, "ask", lambda _, text, *__: asked.append(text))
+    desk.widget.cases.close_action.trigger()
+    assert len(asked) == 1  # what is kept is not thrown away unasked
+    assert drawn in desk.viewer.layers
+
+
+def test_a_result_that_is_opened_while_layers_are_still_coming_is_alone_on_screen(
+    make_desk: Callable[..., Desk], slow_motion: SlowMotion, saved: Path, case_folder: Path
+) -> None:
+    (saved.parent / "Case_001_samples.nii.gz").unlink()
+    desk = make_desk(slow_motion)
+    desk.open(case_folder)
+    desk.click(desk.widget.run.button)
+    slow_motion.go(8)
+    desk.wait(lambda: desk.widget.stage.layers.is_busy)
+    reopen(desk, saved)
+    slow_motion.go()
+    desk.wait_until_ready()
+    desk.wait(lambda: not desk.widget.stage.layers.is_busy)
+    for role in ("mask", "mean"):
+        found = find_layers(desk.viewer.layers, role=role)
+        assert len([layer for layer in found if layer.visible]) == 1, role
 
 
 def test_a_result_that_is_opened_while_its_own_case_is_running_ends_the_run(

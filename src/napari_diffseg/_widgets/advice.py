@@ -35,7 +35,7 @@ class Advice(QObject):
         self._case: Case | None = None
         self._shown = ""
         self._verdict = ""
-        self._judged: tuple[tuple[str, int], View] | None = None
+        self._judged: tuple[tuple[str, int], View, bool] | None = None
         self._before: tuple[Kind, str] | None = None
         self._tasks: list[Task] = []
         self._verdicts = Newest(self)
@@ -64,7 +64,8 @@ class Advice(QObject):
         if run.case is not self._case or not run.is_sampled.any():
             return
         samples, before = (run.id, run.n_added), self._judged
-        self._judged = samples, run.view
+        # STAPLE's own mask comes later than the view.
+        self._judged = samples, run.view, run.volume_ml() == 0
         if self._judged == before:
             return
         if before is None or before[0] != samples:

@@ -37,7 +37,7 @@ class CaseCloser(QObject):
 
 
 def holds_work(case: Case, desk: CaseDesk, runner: Runner) -> bool:
-    """Whether a case has samples that are from no file, or a mask that somebody paints on."""
+    """Whether a case has samples that are from no file, or layers that hold somebody's work."""
     run = runner.find_run(case)
     is_drawn = run is not None and run.has_own_samples
-    return is_drawn or runner.running_case is case or desk.is_edited(case)
+    return is_drawn or runner.running_case is case or desk.has_work(case)

@@ -89,9 +89,10 @@ class CaseDesk(QObject):
         """Return the case of these files if it is open."""
         return next((case for case in self._cases if case.files == files), None)
 
-    def is_edited(self, case: Case) -> bool:
-        """Whether somebody paints on a mask of a case."""
-        return bool(find_layers(self._viewer.layers, role="edited", case=case))
+    def has_work(self, case: Case) -> bool:
+        """Whether somebody paints on a mask of a case, or layers of earlier samples are kept."""
+        tags = map(get_tag, find_layers(self._viewer.layers, case=case))
+        return any(tag and (tag["role"] == "edited" or tag.get("is_kept")) for tag in tags)
 
     def open_result(self, path: str, folder: Path | None = None) -> None:
         """Open what was saved of a case, and the case, whose images may be in `folder`."""

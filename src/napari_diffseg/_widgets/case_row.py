@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from napari_diffseg.core.summary import CaseSummary
 
 _OTHER_IMAGES = (
-    "The result that is saved under this name is of other images, {image} among them. {run_all}; "
+    "The result that is saved under this name is of {images}. {run_all}; "
     "choose another folder for results in the Preferences to keep both."
 )
 _ASKS, _LEAVES = "Run all asks before it is replaced", "It was edited, so Run all leaves it alone"
@@ -36,7 +36,7 @@ def describe_state(entry: Entry) -> str:
     """Say what there is to know of a case's state; often nothing."""
     if entry.state == "other images":
         run_all = _LEAVES if entry.found.is_edited else _ASKS
-        return _OTHER_IMAGES.format(image=entry.found.other_images, run_all=run_all)
+        return _OTHER_IMAGES.format(images=entry.found.other_images, run_all=run_all)
     if entry.problem or entry.summary is None:
         return entry.problem
     drawing = entry.found.drawing

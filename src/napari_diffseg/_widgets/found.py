@@ -8,9 +8,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from napari_diffseg.core.case_files import find_last_change
 from napari_diffseg.core.consensus import find_watched
 from napari_diffseg.core.params import SegmentParams
-from napari_diffseg.core.resume import DrawKey, find_wanted_key, is_of_images, is_of_slices
+from napari_diffseg.core.resume import (
+    DrawKey,
+    find_wanted_key,
+    is_changed_since,
+    is_of_images,
+    is_of_slices,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,7 +39,7 @@ class Found:
     judged: tuple[tuple[int, int], ...] = ()
     """First and last slice of what volume and scores are about, in the source file's numbers."""
     other_images: str = ""
-    """The t1 image that it is of, if its images are not those of the case."""
+    """What it is of, if not of the images of the case as they are now."""
     is_edited: bool = False
     drawing: DrawKey = DrawKey()
     stable_within: float | None = None
@@ -126,16 +133,12 @@ def find_result(folder: Path, files: CaseFiles) -> Found:
         maps, run = record["maps"], record.get("run", {})
         is_whole = bool(maps["whole_volume"])
         case = record.get("case", {})
-        images, slices = case.get("files", {}), case.get("slice_numbers", ())
-        is_of_these = not images or (
-            is_of_images(images, files, folder, case.get("sha256")) and is_of_slices(slices, files)
-        )
         n_members = _count_members(record, is_whole=is_whole)
         return Found(
             n_members,
             is_whole,
             judged=tuple((int(first), int(last)) for first, last in maps.get("judged_slices", ())),
-            other_images="" if is_of_these else str(images.get("t1", "unknown ones")),
+            other_images=_find_other_images(case, files, path),
             is_edited=record.get("edited") is not None,
             drawing=_read_key(run),
             stable_within=_read_stability(run, n_members),
@@ -144,6 +147,19 @@ def find_result(folder: Path, files: CaseFiles) -> Found:
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return Found()
+
+
+def _find_other_images(case: Mapping[str, Any], files: CaseFiles, path: Path) -> str:
+    images, sha256 = case.get("files", {}), case.get("sha256")
+    if not images:
+        return ""
+    if not is_of_images(images, files, path.parent, sha256):
+        return f"other images, {images.get('t1', 'unknown ones')} among them"
+    if not is_of_slices(case.get("slice_numbers", ()), files):
+        return "other slices of the same stack"
+    if is_changed_since(sha256, files, path.stat().st_mtime_ns):
+        return "images that have been changed since"
+    return ""
 
 
 def find_record(folder: Path, files: CaseFiles) -> Path:
@@ -157,25 +173,28 @@ def find_record(folder: Path, files: CaseFiles) -> Path:
 class Look:
     """What was found of a case, and of which state of its record."""
 
-    state: tuple[int, int]
-    """Time of the last change in ns, and bytes."""
+    state: tuple[int, int, int]
+    """Time of its last change in ns, and its bytes; time of the last change of the images."""
     found: Found
 
 
 def look(folder: Path, files: CaseFiles, before: Look | None = None) -> Look:
-    """Look for the result of a case; its record, some 50 kB, is read if it has changed since."""
+    """Look for the result of a case; its record, some 50 kB, is read if something has changed."""
     try:
         stat = find_record(folder, files).stat()
     except OSError:
-        return Look((0, 0), Found())
-    state = stat.st_mtime_ns, stat.st_size
+        return Look((0, 0, 0), Found())
+    state = stat.st_mtime_ns, stat.st_size, find_last_change(files)
     if before is not None and before.state == state:
         return before
     return Look(state, find_result(folder, files))
 
 
 def look_at_all(folder: Path, cases: Sequence[CaseFiles]) -> dict[str, Look]:
-    """Look for the results of many cases, by name, which takes seconds for hundreds of them."""
+    """Look for the results of many cases, by name, which takes seconds for hundreds of them.
+
+    Where images have been moved they are read, to know whether they are the same.
+    """
     return {files.name: look(folder, files) for files in cases if not files.problem}
 
 

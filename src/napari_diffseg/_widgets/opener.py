@@ -114,7 +114,7 @@ def _load_unless_known(paths: str | Sequence[str] | CaseFiles, known: list[CaseF
         files = discover_case(paths)
     except CaseError:
         cases = discover_cases(paths) if isinstance(paths, str) and Path(paths).is_dir() else []
-        if len(cases) < 2:
+        if sum(bool(case.modalities) for case in cases) < 2:  # not folders that cannot be read
             raise
         return SeveralCases(Path(str(paths)), tuple(cases))
     return files if files in known else load_layers(files)

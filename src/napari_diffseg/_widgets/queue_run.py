@@ -155,15 +155,17 @@ def _load_case(files: CaseFiles, options: QueueOptions) -> Case:
     make_output_folder(options.folder)
     outputs = output_paths(options.folder, files.name, samples=True)
     check_outputs(outputs.values(), files)
-    may_replace = files.name in options.replaceable
-    if not may_replace:
+    # What was drawn otherwise, of these images, may still have been edited in another program.
+    replaceable = options.replaceable.get(files.name)
+    is_of_others = replaceable is not None and bool(replaceable.other_images)
+    if not is_of_others:
         check_replaceable(outputs.values(), outputs[RECORD], files)
     if options.threads:
         import torch
 
         torch.set_num_threads(options.threads)
     case = load_case(files)
-    if not may_replace:
+    if not is_of_others:
         check_mask_unchanged(outputs[RECORD], case)
     return case
 

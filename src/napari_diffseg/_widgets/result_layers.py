@@ -97,6 +97,7 @@ class ResultLayers:
 
     def leave(self, run: Run, *, keep: bool) -> None:
         """Hide and rename the layers of a run that is worked on no more, or remove them."""
+        self._turns.finish()  # some of them may be still to come
         with _steady_view(self._viewer):
             for layer in self.of_run(run).values():
                 if keep:

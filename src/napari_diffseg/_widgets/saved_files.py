@@ -34,23 +34,28 @@ class SavedFiles:
         """
         case = snapshot.case
         found, edited = find_result(folder, case.files), _edited_path(folder, case.name)
-        paths = output_paths(folder, case.name, samples=True)
+        paths = output_paths(folder, case.name, samples=True, edited=snapshot.edit is not None)
         if found == Found():
             there = (path for path in paths.values() if path.exists() and not self._is_own(path))
             foreign = next(there, None)
             return f"Replace {foreign.name}, which belongs to no saved result?" if foreign else ""
-        if not self._is_own(paths["mask"]) and find_changed_mask(paths[RECORD], case):
-            return f"Replace {paths['mask'].name}, which has been edited in another program?"
+        is_mask_changed = not (
+            found.other_images
+            or self._is_own(paths["mask"])
+            or find_changed_mask(paths[RECORD], case) is None
+        )
         is_edited = found.is_edited or (snapshot.edit is not None and edited.exists())
         goes_on = snapshot.edit is not None and self._is_own(edited)
         has_more = found.n_members > snapshot.n_drawn or has_other_slices(found, snapshot)
-        if not (has_more or found.other_images) and (goes_on or not is_edited):
+        loses_more = has_more or bool(found.other_images) or is_mask_changed
+        if not loses_more and (goes_on or not is_edited):
             return ""
         samples = f"{found.n_members} sample{'s' * (found.n_members != 1)}"
         samples += "" if found.is_whole else " of some slices"
         by_hand = " (edited by hand)" if is_edited else ""
-        others = f", which is of other images ({found.other_images})" if found.other_images else ""
-        return f"Replace the result with {samples}{by_hand}{others}?"
+        others = f", which is of {found.other_images}" if found.other_images else ""
+        changed = ", whose mask has been edited in another program" if is_mask_changed else ""
+        return f"Replace the result with {samples}{by_hand}{others}{changed}?"
 
     def find_left_over(self, folder: Path, name: str, written: Iterable[Path]) -> list[str]:
         """Return the names of files that an earlier save has left beside those just written."""

@@ -6,8 +6,8 @@ Families of file names are in `case_names`, discovery in `case_discovery`; this 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ from napari_diffseg.core.case_discovery import (
     discover_cases,
     is_brats_path,
 )
-from napari_diffseg.core.case_files import CaseFiles
+from napari_diffseg.core.case_files import CaseFiles, hash_images
 from napari_diffseg.core.case_names import DECATHLON_ORDER, LABEL, MODALITIES
 from napari_diffseg.core.errors import CaseError
 from napari_diffseg.core.volume import Volume, load_4d, load_stack, load_volume
@@ -71,6 +71,8 @@ class Case:
         (Z, Y, X) uint8, the labels as they are, or None.
     geometry
         Grid of the t1 file (Decathlon: of the 4-D file), on which results are saved.
+    sha256
+        Of each modality's file, as it was when it was read (`hash_images`).
     """
 
     name: str
@@ -79,6 +81,7 @@ class Case:
     wt_truth: NDArray[np.bool_] | None
     labels: NDArray[np.uint8] | None
     geometry: Geometry
+    sha256: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def n_cavity_voxels(self) -> int:
@@ -150,6 +153,7 @@ def load_case(paths: str | Path | Sequence[str | Path] | CaseFiles) -> Case:
         else whole_tumour(labels, has_cavity=has_cavity_label(files)),
         labels=labels,
         geometry=reference.geometry,
+        sha256=hash_images(files),
     )
 
 

@@ -31,8 +31,8 @@ _MAX_DEPTH_ONE_CASE = 2  # somebody may drop a home folder
 _MAX_PEEKED_FOLDERS = 20
 
 _Groups = list[list[CaseFile]]
-_NOT_OURS = ("lost+found", "System Volume Information")
-"""Folders that no user may read, at the top of many disks."""
+_NOT_OURS = ("lost+found", "System Volume Information", "$RECYCLE.BIN")
+"""Folders that no user may read, or that hold what was thrown away, at the top of many disks."""
 
 
 def discover_case(
@@ -201,8 +201,7 @@ def _cases_below(folder: Path, depth: int, folders: Folders) -> list[CaseFiles]:
         try:
             files = scan_folder(sub)
         except CaseError as error:
-            if sub.name not in _NOT_OURS:
-                cases.append(CaseFiles(sub.name, "brats2017", {}, problem=str(error)))
+            cases.append(CaseFiles(str(sub), "brats2017", {}, problem=str(error)))
             continue
         cases += _build_all(_groups(files), sub, folders)
         cases += _cases_below(sub, depth - 1, folders)
@@ -216,14 +215,14 @@ def _build_all(groups: _Groups, folder: Path, folders: Folders) -> list[CaseFile
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    """Return the visible folders in a folder, without those that hold Decathlon labels."""
+    """Return the visible folders in a folder, without those of Decathlon labels or the system."""
     try:
         with os.scandir(folder) as entries:
             names = [e.name for e in entries if not e.name.startswith(".") and e.is_dir()]
     except OSError:
         return []
     subfolders = [folder / name for name in sorted(names, key=natural_key)]
-    return [sub for sub in subfolders if not is_label_folder(sub)]
+    return [s for s in subfolders if s.name not in _NOT_OURS and not is_label_folder(s)]
 
 
 def _groups(files: Iterable[CaseFile]) -> _Groups:

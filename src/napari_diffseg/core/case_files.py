@@ -155,11 +155,13 @@ def found_text(folder: Path) -> str:
     """Tell which images are in a folder, for the reader who looks for the wrong name."""
     try:
         with os.scandir(folder) as entries:
-            there = {entry.name: entry.is_file() for entry in entries if is_image_name(entry.name)}
+            there = [entry for entry in entries if is_image_name(entry.name)]
+            names = sorted(entry.name for entry in there if entry.is_file())
+            links = sorted(e.name for e in there if not e.is_file() and not e.is_dir())
     except OSError:
         return ""
-    names, broken = sorted(name for name, is_file in there.items() if is_file), ""
-    if links := sorted(there.keys() - {*names}):  # as of DataLad before its `get`
+    broken = ""
+    if links:  # as of DataLad before its `get`
         broken = f" Links to files that are not there: {some(links)}. Get these files first."
     if links and not names:
         return broken
@@ -176,19 +178,33 @@ def some(items: Sequence[str | Path]) -> str:
 def hash_images(files: CaseFiles) -> dict[str, str]:
     """Return the SHA-256 of each modality's file, or of all its slice files one after the other.
 
-    Empty if one of them cannot be read: a result can be saved after a drive has been taken away.
+    Empty if one of them cannot be read.
     """
     known: dict[tuple[Path, ...], str] = {}  # Decathlon: one file for all
     hashes = {}
     try:
-        for modality, path in files.modalities.items():
-            paths = tuple(members[modality] for members in files.slices.values()) or (path,)
+        for modality in files.modalities:
+            paths = _files_of(modality, files)
             if paths not in known:
                 known[paths] = _hash_files(paths)
             hashes[modality] = known[paths]
     except OSError:
         return {}
     return hashes
+
+
+def find_last_change(files: CaseFiles) -> int:
+    """Return when the youngest of the images was written, in ns; 0 if one is not there."""
+    paths = (path for modality in files.modalities for path in _files_of(modality, files))
+    try:
+        return max((path.stat().st_mtime_ns for path in paths), default=0)
+    except OSError:
+        return 0
+
+
+def _files_of(modality: str, files: CaseFiles) -> tuple[Path, ...]:
+    stack = tuple(members[modality] for members in files.slices.values())
+    return stack or (files.modalities[modality],)
 
 
 def _hash_files(paths: Sequence[Path]) -> str:

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_diffseg.core.brats import Case
-from napari_diffseg.core.case_files import hash_images
 from napari_diffseg.core.consensus import ConsensusKind, decide, make_mask, members_threshold
 from napari_diffseg.core.ensemble import Ensemble
 from napari_diffseg.core.environment import software_versions
@@ -250,7 +249,7 @@ def describe_case(case: Case) -> CaseRecord:
         source_affine=tuple(tuple(map(float, row)) for row in geometry.source_affine),
         notes=find_scan_notes(case),
         slice_numbers=_find_stretches(geometry.slice_numbers or ()),
-        sha256=hash_images(case.files),
+        sha256=dict(case.sha256),
     )
 
 

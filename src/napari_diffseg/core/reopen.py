@@ -98,7 +98,7 @@ def load_result(
     folder
         Where the scan may be if it has been moved.
     known
-        Cases that are loaded; one of them is taken if it has the same files.
+        Cases that are loaded; one of them is taken if it is the one, wherever its files are.
 
     Raises
     ------
@@ -108,8 +108,10 @@ def load_result(
     """
     path = Path(path)
     record, names = read_record(path)
-    files = _find_files(path, record, folder)
-    case = next((case for case in known if case.files == files), None) or load_case(files)
+    case = _find_known(record.case, known)
+    if case is None:
+        files = _find_files(path, record, folder)
+        case = next((case for case in known if case.files == files), None) or load_case(files)
     try:
         return _load_files(path, record, names, case)
     except DiffsegError:  # another run may just have replaced the result
@@ -162,6 +164,7 @@ def _load_files(
 ) -> SavedResult:
     """Load what was saved beside a record."""
     _check_grid(path, record, case.geometry)
+    _check_images(path, record, case)
     edited = None
     if record.edited is not None and EDITED in names:
         edited = _load_map(path, names, EDITED, case.geometry) > 0
@@ -233,6 +236,18 @@ def _find_files(path: Path, record: ResultRecord, folder: Path | None) -> CaseFi
     )
 
 
+def _find_known(recorded: CaseRecord, known: Sequence[Case]) -> Case | None:
+    """Return the case of the same name whose images are the very ones."""
+    return next(
+        (
+            case
+            for case in known
+            if recorded.sha256 and case.sha256 == recorded.sha256 and case.name == recorded.name
+        ),
+        None,
+    )
+
+
 def _find_stack(first: Path, case: CaseRecord) -> list[Path]:
     """Return the slice files that a result is of, by one of them; there may be more by now.
 
@@ -273,6 +288,15 @@ def _check_grid(path: Path, record: ResultRecord, geometry: Geometry) -> None:
         raise CaseError(
             f"The images of {record.case.name} do not lie on the grid that {path} was made on: "
             "they have been changed since, or are those of another case."
+        )
+
+
+def _check_images(path: Path, record: ResultRecord, case: Case) -> None:
+    if record.case.sha256 and case.sha256 and record.case.sha256 != case.sha256:
+        raise CaseError(
+            f"The images of {record.case.name} are not those that {path} was made of: they have "
+            "been changed since, or are those of another case. Open the case from where the former "
+            "ones are, or draw new samples."
         )
 
 

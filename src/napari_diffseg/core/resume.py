@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path, PurePath, PureWindowsPath
 from typing import TYPE_CHECKING
 
-from napari_diffseg.core.case_files import hash_images
+from napari_diffseg.core.case_files import find_last_change, hash_images
 from napari_diffseg.core.params import SamplerName, SegmentParams
 
 if TYPE_CHECKING:
@@ -98,9 +98,10 @@ def is_of_images(
 ) -> bool:
     """Whether a result was made of these very files, by their paths or else by what is in them.
 
-    Where images and result have been moved or copied together, all that is above the folder they
-    share may differ: other studies, too, have cases of the same name. If the file that was recorded
-    is still there, it is compared with the present one.
+    Files that are where they were may have been changed since (`is_as_recorded`). Of records that
+    do not tell what was in them: where images and result have been moved or copied together, all
+    that is above the folder they share may differ. Other studies, too, have cases of the same name:
+    if the file that was recorded is still there, it is compared with the present one.
 
     Parameters
     ----------
@@ -114,14 +115,16 @@ def is_of_images(
     sha256
         What was in the files (`CaseRecord.sha256`), if it is known.
     """
-    return _has_paths(recorded, files, folder) or (bool(sha256) and sha256 == hash_images(files))
-
-
-def _has_paths(recorded: Mapping[str, str], files: CaseFiles, folder: Path) -> bool:
     if {name: Path(path).resolve() for name, path in recorded.items()} == {
         name: path.resolve() for name, path in files.modalities.items()
     }:
         return True
+    if sha256:
+        return sha256 == hash_images(files)
+    return _lies_alike(recorded, files, folder)
+
+
+def _lies_alike(recorded: Mapping[str, str], files: CaseFiles, folder: Path) -> bool:
     results = _without_detours(folder)
     for shared in (results, *results.parents[:2]):
         below = {
@@ -145,6 +148,21 @@ def is_of_slices(recorded: Iterable[Sequence[int]], files: CaseFiles) -> bool:
     """
     numbers = {k for first, last in recorded for k in range(first, last + 1)}
     return not numbers or numbers == {*files.slices}
+
+
+def is_changed_since(sha256: Mapping[str, str] | None, files: CaseFiles, time_ns: int) -> bool:
+    """Whether images that have been written after a time are no longer what they were then.
+
+    Parameters
+    ----------
+    sha256
+        What was in them (`CaseRecord.sha256`); False if it is not known.
+    files
+        The case.
+    time_ns
+        When the result was written.
+    """
+    return bool(sha256) and find_last_change(files) > time_ns and sha256 != hash_images(files)
 
 
 def is_as_recorded(case: CaseRecord, files: CaseFiles) -> bool:
