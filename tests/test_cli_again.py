@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shutil
 from pathlib import Path
 
@@ -155,10 +156,16 @@ def test_a_mask_that_was_edited_in_another_program_is_not_replaced_unasked(
     path = tmp_path / "out" / "Case_1_mask.nii.gz"
     image = nib.load(path)
     painted = np.asarray(image.dataobj).copy()
-    painted[0, 0, 0] = 1 - painted[0, 0, 0]
+    painted[:, :20] *= 2  # as many voxels, in two parts
     nib.save(nib.Nifti1Image(painted, image.affine), path)
     before = path.read_bytes()
     capsys.readouterr()
+    assert run("--samples", 1, "--skip-done") == (0, [])
+    assert f"{path} has been edited in another program since" in capsys.readouterr().err
+    with (tmp_path / "out" / "summary.csv").open(encoding="utf-8") as file:
+        rows = [*csv.DictReader(file)]
+    assert [row["edited"] for row in rows] == ["True", "False"]
+    assert rows[0]["edited_ml"] == rows[0]["mask_ml"]
     assert run("--samples", 2) == (1, ["Case_2"])
     assert f"{path} is not as it was saved: it has been edited" in capsys.readouterr().err
     assert path.read_bytes() == before

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -19,7 +21,14 @@ from napari_diffseg.core.ensemble import Ensemble
 from napari_diffseg.core.errors import DiffsegError
 from napari_diffseg.core.export import save_result
 from napari_diffseg.core.record import ModelRecord, ResultRecord, RunRecord
-from napari_diffseg.core.reopen import is_result_path, load_result, load_saved_mask
+from napari_diffseg.core.reopen import (
+    find_changed_mask,
+    find_later_change,
+    is_result_path,
+    load_result,
+    load_saved_mask,
+    read_record,
+)
 from tests.core.case_files import NAMES_2017, make_images, write_case, write_slices
 
 RUN = RunRecord(
@@ -202,6 +211,37 @@ def test_images_that_were_changed_in_their_place_are_refused(
     assert load_result(saved, known=[case]).case is case  # as it was read before
 
 
+@pytest.mark.parametrize("how", ["parts", "moved", "more", "damaged"])
+def test_a_mask_that_another_program_has_changed_is_told(saved: Path, how: str) -> None:
+    path = saved.parent / "Case_1_mask.nii.gz"
+    assert find_changed_mask(saved) is None
+    image = nib.load(path)
+    voxels = np.asarray(image.dataobj).copy()
+    if how == "parts":  # of the tumour, as other labels
+        voxels[: len(voxels) // 2] *= 2
+    elif how == "moved":
+        voxels = np.roll(voxels, 1, axis=0)
+    elif how == "more":
+        voxels.flat[np.flatnonzero(voxels == 0)[0]] = 1
+    if how == "damaged":
+        path.write_bytes(path.read_bytes()[:100])
+    else:
+        nib.save(nib.Nifti1Image(voxels, image.affine), path)
+    changed = find_changed_mask(saved)
+    assert changed is not None
+    assert changed.path == path
+    voxel_ml = read_record(saved)[0].case.voxel_volume_ml
+    if how == "damaged":
+        assert changed.volume_ml is None
+    else:
+        assert changed.volume_ml == pytest.approx(np.count_nonzero(voxels) * voxel_ml)
+    assert find_later_change(saved) == changed
+    os.utime(path, ns=(0, 0))
+    assert find_later_change(saved) is None  # it has not been touched since
+    with pytest.raises(DiffsegError):
+        load_saved_mask(load_result(saved))
+
+
 def test_the_record_tells_of_the_images_that_were_read(case: Case, tmp_path: Path) -> None:
     write_case(
         tmp_path / "Case_1", "Case_1", NAMES_2017, images=make_images(seed=1)
@@ -257,7 +297,7 @@ def test_the_mask_can_be_had_as_it_was_saved(
     np.testing.assert_array_equal(load_saved_mask(result), ensemble.wt_mask(0.4, 2))
     other = Ensemble.from_arrays(255 - ensemble.members_uint8(), ensemble.sampled)
     shutil.copy(save_result(tmp_path / "other", case, other, record)["mask"], saved.parent)
-    with pytest.raises(DiffsegError, match="its volume differs"):
+    with pytest.raises(DiffsegError, match="not the one that it tells of"):
         load_saved_mask(result)
 
 

@@ -154,6 +154,13 @@ def test_nothing_but_a_table_is_replaced_by_one(
     for _ in range(2):
         assert main(["table", str(tmp_path / "out"), "--out", str(table)]) == 0
     assert "Case_1" in table.read_text(encoding="utf-8")
+    lines = table.read_text(encoding="utf-8").splitlines()
+    table.write_text(f"{lines[0]},comment\n{lines[1]},exclude\n", encoding="utf-8")
+    assert main(["table", str(tmp_path / "out"), "--out", str(table)]) == 2
+    assert "somebody has added columns" in capsys.readouterr().err
+    assert "exclude" in table.read_text(encoding="utf-8")
+    table.write_text("case,mask_ml\nCase_1,2\n", encoding="utf-8")  # of an earlier version
+    assert main(["table", str(tmp_path / "out"), "--out", str(table)]) == 0
 
 
 def test_a_table_that_cannot_be_written_leaves_what_was_there(tmp_path: Path) -> None:

@@ -47,8 +47,8 @@ def write_table(folder: Path, path: Path | None, tell: Callable[[str], None]) ->
     target = path or folder / TABLE_NAME
     if target.exists() and not is_table(target):
         raise DiffsegError(
-            f"{target} is no table of napari-diffseg and is not overwritten. Write the table with "
-            "napari-diffseg table and another --out."
+            f"{target} is no table of napari-diffseg, or somebody has added columns to it, and is "
+            "not overwritten. Write the table with napari-diffseg table and another --out."
         )
     summaries, problems = read_summaries(folder)
     for problem in problems:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from napari_diffseg._widgets.run import Recipe, View
     from napari_diffseg.core.case_files import CaseFiles
     from napari_diffseg.core.checkpoint import LoadedModel
+    from napari_diffseg.core.reopen import ChangedMask
     from napari_diffseg.core.summary import CaseSummary
 
 
@@ -134,16 +135,17 @@ def find_result(folder: Path, files: CaseFiles) -> Found:
         is_whole = bool(maps["whole_volume"])
         case = record.get("case", {})
         n_members = _count_members(record, is_whole=is_whole)
+        changed = _find_later_change(path)
         return Found(
             n_members,
             is_whole,
             judged=tuple((int(first), int(last)) for first, last in maps.get("judged_slices", ())),
             other_images=_find_other_images(case, files, path),
-            is_edited=record.get("edited") is not None,
+            is_edited=record.get("edited") is not None or changed is not None,
             drawing=_read_key(run),
             stable_within=_read_stability(run, n_members),
             watched=_read_watched(run),
-            summary=_summarise(record, path.name),
+            summary=_summarise(record, path.name, changed),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return Found()
@@ -171,10 +173,10 @@ def find_record(folder: Path, files: CaseFiles) -> Path:
 
 @dataclass(frozen=True)
 class Look:
-    """What was found of a case, and of which state of its record."""
+    """What was found of a case, and of which state of the files."""
 
-    state: tuple[int, int, int]
-    """Time of its last change in ns, and its bytes; time of the last change of the images."""
+    state: tuple[int, ...]
+    """When record, mask and images were changed last, in ns; and the record's bytes."""
     found: Found
 
 
@@ -183,11 +185,20 @@ def look(folder: Path, files: CaseFiles, before: Look | None = None) -> Look:
     try:
         stat = find_record(folder, files).stat()
     except OSError:
-        return Look((0, 0, 0), Found())
-    state = stat.st_mtime_ns, stat.st_size, find_last_change(files)
+        return Look((), Found())
+    state = stat.st_mtime_ns, stat.st_size, find_last_change(files), _find_mask_time(folder, files)
     if before is not None and before.state == state:
         return before
     return Look(state, find_result(folder, files))
+
+
+def _find_mask_time(folder: Path, files: CaseFiles) -> int:
+    from napari_diffseg.core.export import output_paths
+
+    try:
+        return output_paths(folder, files.name)["mask"].stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def look_at_all(folder: Path, cases: Sequence[CaseFiles]) -> dict[str, Look]:
@@ -235,7 +246,15 @@ def _read_watched(run: Mapping[str, Any]) -> tuple[float, str]:
     return float(stopping.get("threshold", 0.5)), str(stopping.get("of", "probabilities"))
 
 
-def _summarise(values: Mapping[str, Any], name: str) -> CaseSummary | None:
+def _find_later_change(path: Path) -> ChangedMask | None:
+    from napari_diffseg.core.reopen import find_later_change
+
+    return find_later_change(path)
+
+
+def _summarise(
+    values: Mapping[str, Any], name: str, changed: ChangedMask | None
+) -> CaseSummary | None:
     from napari_diffseg.core.errors import ParameterError
     from napari_diffseg.core.record import ResultRecord
     from napari_diffseg.core.serialisation import from_dict
@@ -244,6 +263,6 @@ def _summarise(values: Mapping[str, Any], name: str) -> CaseSummary | None:
     values = dict(values)
     files = values.pop("files", {})
     try:
-        return summarise_record(from_dict(ResultRecord, values), files, name)
+        return summarise_record(from_dict(ResultRecord, values), files, name, changed)
     except (ParameterError, TypeError):
         return None

@@ -143,7 +143,7 @@ def _iter_members(
 
 def _load_case(files: CaseFiles, options: QueueOptions) -> Case:
     """Load a case, once it is known that its results can be saved, and will replace only such."""
-    from napari_diffseg.core.batch import check_mask_unchanged, check_replaceable
+    from napari_diffseg.core.batch import check_replaceable
     from napari_diffseg.core.brats import load_case
     from napari_diffseg.core.export import (
         RECORD,
@@ -157,17 +157,13 @@ def _load_case(files: CaseFiles, options: QueueOptions) -> Case:
     check_outputs(outputs.values(), files)
     # What was drawn otherwise, of these images, may still have been edited in another program.
     replaceable = options.replaceable.get(files.name)
-    is_of_others = replaceable is not None and bool(replaceable.other_images)
-    if not is_of_others:
+    if replaceable is None or not replaceable.other_images:
         check_replaceable(outputs.values(), outputs[RECORD], files)
     if options.threads:
         import torch
 
         torch.set_num_threads(options.threads)
-    case = load_case(files)
-    if not is_of_others:
-        check_mask_unchanged(outputs[RECORD], case)
-    return case
+    return load_case(files)
 
 
 def _load_own(options: QueueOptions, engine: Engine) -> LoadedModel:

@@ -42,7 +42,7 @@ class SavedFiles:
         is_mask_changed = not (
             found.other_images
             or self._is_own(paths["mask"])
-            or find_changed_mask(paths[RECORD], case) is None
+            or find_changed_mask(paths[RECORD]) is None
         )
         is_edited = found.is_edited or (snapshot.edit is not None and edited.exists())
         goes_on = snapshot.edit is not None and self._is_own(edited)
@@ -52,7 +52,7 @@ class SavedFiles:
             return ""
         samples = f"{found.n_members} sample{'s' * (found.n_members != 1)}"
         samples += "" if found.is_whole else " of some slices"
-        by_hand = " (edited by hand)" if is_edited else ""
+        by_hand = " (edited by hand)" if is_edited and not is_mask_changed else ""
         others = f", which is of {found.other_images}" if found.other_images else ""
         changed = ", whose mask has been edited in another program" if is_mask_changed else ""
         return f"Replace the result with {samples}{by_hand}{others}{changed}?"

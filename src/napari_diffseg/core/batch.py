@@ -123,8 +123,6 @@ def segment_to_files(
         check_not_edited(folder, files.name)
         check_replaceable(written, outputs[RECORD], files)
     case = load_case(files)
-    if not options.overwrite:
-        check_mask_unchanged(outputs[RECORD], case)
     if on_note is not None:
         for note in find_scan_notes(case):
             on_note(note)
@@ -190,6 +188,8 @@ def find_done(
 def check_replaceable(outputs: Iterable[Path], path: Path, files: CaseFiles) -> None:
     """Make sure that what is replaced is nothing but an earlier result of the same images.
 
+    Nor is it one whose mask somebody has edited in another program.
+
     Parameters
     ----------
     outputs
@@ -222,20 +222,9 @@ def check_replaceable(outputs: Iterable[Path], path: Path, files: CaseFiles) -> 
         )
     if not is_of_slices(recorded.slice_numbers, files):
         raise DiffsegError(f"{path} is the result of other slices of the same stack. {_ASK}")
-
-
-def check_mask_unchanged(path: Path, case: Case) -> None:
-    """Make sure that no mask is replaced that somebody has edited in another program.
-
-    Raises
-    ------
-    DiffsegError
-        It is not the one that the record ``path`` tells of.
-    """
-    if mask := find_changed_mask(path, case):
+    if changed := find_changed_mask(path):
         raise DiffsegError(
-            f"{mask} is not as it was saved: it has been edited in another program, or the images "
-            f"have been replaced. {_ASK}"
+            f"{changed.path} is not as it was saved: it has been edited in another program. {_ASK}"
         )
 
 

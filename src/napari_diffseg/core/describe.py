@@ -38,6 +38,7 @@ from napari_diffseg.core.uncertainty import (
     compute_volume_interval,
 )
 from napari_diffseg.core.verdict import judge
+from napari_diffseg.core.volume import hash_mask
 
 if TYPE_CHECKING:
     from napari_diffseg.core.checkpoint import LoadedModel
@@ -190,6 +191,7 @@ def describe_result(
             n_sampled_slices=len(z_indices),
             whole_volume=bool(counts.all()),
             judged_slices=describe_ranges(counts, geometry),
+            mask_sha256=hash_mask(whole_mask, geometry),
         ),
         volume=_describe_volume(
             mask_ml,

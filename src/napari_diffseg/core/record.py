@@ -137,6 +137,9 @@ class MapsRecord:
     """The member that is the mask if the consensus is the closest one; counted from 0."""
     judged_slices: SliceRanges = ()
     """What volume and scores are about: a run that was stopped has sampled some slices only."""
+    mask_sha256: str = ""
+    """Of the mask's voxels (`volume.hash_mask`), which tells whether another program has changed
+    it; records of before have none."""
 
 
 @dataclass(frozen=True)

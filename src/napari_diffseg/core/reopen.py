@@ -32,7 +32,7 @@ from napari_diffseg.core.record import (
 )
 from napari_diffseg.core.resume import parse_recorded
 from napari_diffseg.core.serialisation import from_dict
-from napari_diffseg.core.volume import load_volume, to_canonical
+from napari_diffseg.core.volume import hash_mask, load_volume, to_canonical
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -132,16 +132,27 @@ def load_saved_mask(saved: SavedResult) -> NDArray[np.bool_]:
     """
     _, names = read_record(saved.path)
     geometry = saved.case.geometry
-    mask: NDArray[np.bool_] = _load_map(saved.path, names, "mask", geometry) > 0
-    if not _has_recorded_volume(mask, saved.record, geometry):
+    values = _load_map(saved.path, names, "mask", geometry)
+    if not _is_recorded_mask(values, saved.record, geometry):
         raise DiffsegError(
-            f"The mask beside {saved.path} is not the one that it tells of: its volume differs."
+            f"The mask beside {saved.path} is not the one that it tells of: another program has "
+            "changed it."
         )
+    mask: NDArray[np.bool_] = values > 0
     return mask
 
 
-def find_changed_mask(path: Path, case: Case) -> Path | None:
-    """Return the mask that was saved if it is no longer the one that its record tells of.
+@dataclass(frozen=True)
+class ChangedMask:
+    """A mask that was saved and is no longer the one that its record tells of."""
+
+    path: Path
+    volume_ml: float | None
+    """Of all voxels that are not 0; None if it cannot be read."""
+
+
+def find_changed_mask(path: Path) -> ChangedMask | None:
+    """Return the mask beside a record if another program has changed it since.
 
     None also where there is no mask, or no record that can be read.
     """
@@ -153,10 +164,26 @@ def find_changed_mask(path: Path, case: Case) -> Path | None:
     if not mask.is_file():
         return None
     try:
-        load_saved_mask(SavedResult(path, record, case, None, {}))
+        volume = load_volume(mask)
     except DiffsegError:
-        return mask
-    return None
+        return ChangedMask(mask, None)
+    if _is_recorded_mask(volume.data, record, volume.geometry):
+        return None
+    n_voxels = np.count_nonzero(volume.data)
+    return ChangedMask(mask, float(n_voxels * volume.geometry.voxel_volume_ml))
+
+
+def find_later_change(path: Path) -> ChangedMask | None:
+    """Return what `find_changed_mask` does, if the mask was written after its record.
+
+    So of a thousand results only those are read that somebody has touched.
+    """
+    mask = path.with_name(f"{path.name.removesuffix(SUFFIX)}_mask.nii.gz")
+    try:
+        is_later = mask.stat().st_mtime_ns > path.stat().st_mtime_ns
+    except OSError:
+        return None
+    return find_changed_mask(path) if is_later else None
 
 
 def _load_files(
@@ -374,7 +401,7 @@ def _check_members(
 def _check_maps(
     path: Path, record: ResultRecord, maps: Mapping[str, NDArray[Any]], geometry: Geometry
 ) -> None:
-    same = _has_recorded_volume(maps["mask"], record, geometry)
+    same = _is_recorded_mask(maps["mask"], record, geometry)
     for name, values in maps.items():
         highest = 1.0 if name in ("mask", "mean") else 0.25
         same &= bool(values.min() >= 0 and values.max() <= highest + 1e-6)
@@ -384,7 +411,12 @@ def _check_maps(
         )
 
 
-def _has_recorded_volume(mask: NDArray[Any], record: ResultRecord, geometry: Geometry) -> bool:
+def _is_recorded_mask(mask: NDArray[Any], record: ResultRecord, geometry: Geometry) -> bool:
+    is_tumour = mask > 0
+    if not np.array_equal(mask, is_tumour):  # labels of parts, for example
+        return False
+    if record.maps.mask_sha256:
+        return hash_mask(is_tumour, geometry) == record.maps.mask_sha256
     mask_ml = np.count_nonzero(mask) * geometry.voxel_volume_ml
     return math.isclose(mask_ml, record.volume.mask_ml, rel_tol=1e-6, abs_tol=1e-9)
 

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 
 from napari_diffseg.core.case_files import natural_key
 from napari_diffseg.core.errors import DiffsegError
-from napari_diffseg.core.reopen import SUFFIX, read_record
+from napari_diffseg.core.reopen import SUFFIX, find_later_change, read_record
 
 if TYPE_CHECKING:
     from napari_diffseg.core.record import ResultRecord
+    from napari_diffseg.core.reopen import ChangedMask
 
 TABLE_NAME = "summary.csv"
 _DIGITS = 4  # 0.1 of a microlitre
@@ -55,7 +56,7 @@ class CaseSummary:
     """Whether the verdict is one."""
     verdict: str
     edited: bool
-    """Whether somebody has painted on the mask."""
+    """Whether somebody has painted on the mask, here or in another program."""
     edited_ml: float | None
     """Volume of the mask that was painted on."""
     model: str
@@ -70,7 +71,12 @@ class CaseSummary:
 COLUMNS = tuple(field.name for field in dataclasses.fields(CaseSummary))
 
 
-def summarise_record(record: ResultRecord, files: Mapping[str, str], name: str) -> CaseSummary:
+def summarise_record(
+    record: ResultRecord,
+    files: Mapping[str, str],
+    name: str,
+    changed: ChangedMask | None = None,
+) -> CaseSummary:
     """Make the row of a record.
 
     Parameters
@@ -79,6 +85,8 @@ def summarise_record(record: ResultRecord, files: Mapping[str, str], name: str) 
         As `read_record` gives them.
     name
         Of the record's own file.
+    changed
+        See `find_changed_mask`: it counts as painted on.
     """
     volume, scores, edited, verdict = record.volume, record.scores, record.edited, record.verdict
     return CaseSummary(
@@ -101,8 +109,8 @@ def summarise_record(record: ResultRecord, files: Mapping[str, str], name: str) 
         truth_ml=None if scores is None else scores.truth_ml,
         warning=verdict is not None and verdict.is_warning,
         verdict="" if verdict is None else verdict.text,
-        edited=edited is not None,
-        edited_ml=None if edited is None else edited.volume_ml,
+        edited=edited is not None or changed is not None,
+        edited_ml=next((each.volume_ml for each in (edited, changed) if each is not None), None),
         model=record.run.model.name,
         model_sha256=record.run.model.sha256,
         sampler=record.run.sampler,
@@ -162,7 +170,8 @@ def read_summaries(
         if cases is not None and name.removesuffix(SUFFIX) not in cases:
             continue
         try:
-            summaries.append(summarise_record(*read_record(folder / name), name))
+            changed = find_later_change(folder / name)
+            summaries.append(summarise_record(*read_record(folder / name), name, changed))
         except DiffsegError as error:
             problems.append(str(error))
     return tuple(summaries), tuple(problems)
@@ -194,13 +203,13 @@ def save_table(path: Path, summaries: Sequence[CaseSummary]) -> Path:
 
 
 def is_table(path: Path) -> bool:
-    """Whether a file is a table of ours, of this version or another one."""
-    start = ",".join(COLUMNS[:2]).encode()
+    """Whether a file is a table of ours, to which nobody has added a column."""
     try:
-        with path.open("rb") as file:
-            return file.read(len(start)) == start
-    except OSError:
+        with path.open(encoding="utf-8", newline="") as file:
+            names = next(csv.reader(file), [])
+    except (OSError, ValueError, csv.Error):
         return False
+    return tuple(names[:2]) == COLUMNS[:2] and set(names) <= set(COLUMNS)
 
 
 def _make_cells(summary: CaseSummary) -> list[object]:

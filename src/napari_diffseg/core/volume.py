@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
 import os
 import secrets
 import shutil
@@ -117,6 +118,12 @@ def load_stack(paths: Sequence[str | Path], slice_numbers: Sequence[int]) -> Vol
         geometry = Geometry(shape, header.get_best_affine(), 3, header, numbers)
     data = np.concatenate([source.data for source in sources], axis=2)
     return Volume(to_canonical(data, geometry), geometry, first.path)
+
+
+def hash_mask(mask: NDArray[np.bool_], geometry: Geometry) -> str:
+    """Return the SHA-256 of a (Z, Y, X) mask's voxels, packed by eight as its file orders them."""
+    voxels = to_source_grid(mask, geometry)
+    return hashlib.sha256(np.packbits(np.ascontiguousarray(voxels)).tobytes()).hexdigest()
 
 
 def save_on_source_grid(
