@@ -420,6 +420,29 @@ def test_range_outside_of_a_case_fails_that_case(segment, tmp_path: Path, capsys
     message = "There is no slice in 9:12: the case has slices 0 to 7."
     assert f"[1/2] Short_1 failed: {message}" in capsys.readouterr().err
     assert (tmp_path / "out" / "Tall_2_mask.nii.gz").is_file()
+    assert segment(short, "--samples", 1, "--slices", "9") == 1
+    assert "There is no slice in 9: the case has" in capsys.readouterr().err
+
+
+def test_options_that_change_nothing_are_named(segment, tmp_path: Path, capsys) -> None:
+    case = write_synthetic(tmp_path / "in", "Case_1")
+    idle = ("--sampler", "ddpm", "--eta", 0.7, "--consensus", "majority", "--threshold", 0.9)
+    assert segment(case, "--samples", 2, *idle) == 0
+    told = capsys.readouterr().err
+    assert "note: --eta has no effect on ddpm" in told
+    assert "note: --threshold has no effect on --consensus majority" in told
+    assert segment(case, "--samples", 2, "--sampler", "ddim", "--eta", 0.7, "--threshold", 0.9) == 0
+    assert "no effect" not in capsys.readouterr().err
+
+
+def test_the_current_folder_is_named_by_its_path(
+    tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = write_synthetic(tmp_path / "in", "Case_1")
+    (case / "Case_1_t1ce.nii.gz").unlink()
+    monkeypatch.chdir(case)
+    assert main(["segment", ".", "--out", str(tmp_path / "out")]) == 1
+    assert f"t1ce is missing in {case}." in capsys.readouterr().err
 
 
 def test_output_folder_that_is_a_file(segment, tmp_path: Path, capsys) -> None:

@@ -116,7 +116,7 @@ def test_slices_without_brain_are_left_out() -> None:
 def test_an_empty_case_is_explained() -> None:
     case = synthetic_case()
     empty = replace(case, prior_image=np.zeros_like(case.prior_image))
-    with pytest.raises(CaseError, match="Synthetic_00001: no slice holds brain"):
+    with pytest.raises(CaseError, match="Synthetic_00001: no slice shows enough brain"):
         prepare_case(empty, CONFIG)
 
 

@@ -32,7 +32,10 @@ def explain(error: Exception) -> str:
         return "the machine has not enough memory. Choose fewer samples or slices."
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'The output'} cannot be read or written: {error.strerror}."
-    return f"unexpected {type(error).__name__}: {error}. Please report this."
+    return (
+        f"unexpected {type(error).__name__}: {error}. Please report this, with what "
+        "`napari-diffseg info` prints."
+    )
 
 
 def run_cases(

@@ -18,6 +18,7 @@ from napari_diffseg.core.errors import DiffsegError
 from napari_diffseg.core.params import MAX_TOLERANCE, SAMPLERS, SegmentParams
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from napari_diffseg.core.batch import BatchOptions
@@ -32,6 +33,7 @@ MAP_KINDS = ("probabilities", "masks")  # core.levels.MapKind; that module waits
 CONSENSUS_KINDS = ("mean", "majority", "staple", "closest")  # core.consensus.ConsensusKind
 
 _DEFAULTS = SegmentParams()
+_DEFAULT_THRESHOLD = 0.5
 
 EPILOG = """\
 A CASE is a folder, any file of a case, or a folder that holds several cases. Names of BraTS 2017
@@ -57,7 +59,7 @@ What only an earlier run wrote (samples, report, edited mask) is left, and named
 After Ctrl-C, the same command with --skip-done goes on where it was.
 
 Exit code 0: all cases done; 1: some failed (the others are done); 2: could not run;
-130: Ctrl-C.
+130: Ctrl-C; 143: SIGTERM, as of a cluster whose time is up; 141: nobody reads the output.
 Research use only, not a medical device.
 """
 
@@ -86,8 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--eta",
         type=float,
-        default=_DEFAULTS.eta,
-        help="randomness of ddim: 0 none, 1 as much as ddpm (default: %(default)s)",
+        help=f"randomness of ddim alone: 0 none, 1 as much as ddpm (default: {_DEFAULTS.eta:g})",
     )
     parser.add_argument(
         "--mirror",
@@ -107,14 +108,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=parse_slices,
         metavar="A:B",
         help="axial slices by their number in the file, counted from 0: A and up to, but not "
-        "including, B, as in Python; either may be left out (default: all)",
+        "including, B, as in Python; either may be left out, and A alone is one slice (default: "
+        "all)",
     )
     parser.add_argument(
         "--threshold",
         type=float,
-        default=0.5,
         metavar="P",
-        help="tumour is where the mean is above it (default: %(default)s)",
+        help="tumour is where the mean, or STAPLE's estimate, is above it "
+        f"(default: {_DEFAULT_THRESHOLD:g})",
     )
     parser.add_argument(
         "--consensus",
@@ -203,12 +205,12 @@ def parse_tolerance(text: str) -> float:
 
 def _run_segment(arguments: argparse.Namespace) -> int:
     _make_options(arguments, arguments.sampler or SAMPLERS[0])  # wrong values are told at once
-    from napari_diffseg._terminal import ProgressLine, summarise
+    from napari_diffseg._terminal import ProgressLine
     from napari_diffseg.core.batch import find_done, segment_to_files
     from napari_diffseg.core.checkpoint import bundled_checkpoint, load_checkpoint
     from napari_diffseg.core.export import find_earlier, make_output_folder
     from napari_diffseg.core.inputs import expand_inputs
-    from napari_diffseg.core.reopen import SUFFIX
+    from napari_diffseg.core.reopen import SUFFIX, find_later_change
     from napari_diffseg.core.segment import resolve_device
 
     resolve_device(arguments.device)
@@ -218,6 +220,8 @@ def _run_segment(arguments: argparse.Namespace) -> int:
         torch.set_num_threads(arguments.threads)
     model = load_checkpoint(arguments.checkpoint or bundled_checkpoint())
     options = _make_options(arguments, arguments.sampler or model.card.recommended_sampler)
+    for note in _find_idle_options(arguments, options):
+        report(f"note: {note}")
     steps = options.params.n_steps or model.card.recommended_steps
     model.network.diffusion.make_schedule().respaced(steps)  # too many would fail for every case
     make_output_folder(arguments.out)
@@ -226,6 +230,8 @@ def _run_segment(arguments: argparse.Namespace) -> int:
         done = find_done(files, model, options, arguments.out) if arguments.skip_done else None
         if done is not None:
             report(f"{title} was done: {done}")
+            if changed := find_later_change(done):
+                report(f"{title} note: {changed.path} has been edited in another program since.")
             return None
         earlier = find_earlier(arguments.out, files.name)
         with ProgressLine(title) as line:
@@ -239,20 +245,8 @@ def _run_segment(arguments: argparse.Namespace) -> int:
             )
         return record, paths, earlier - {*paths.values()}
 
-    def tell(result: _Outcome | None, title: str) -> None:
-        if result is None:
-            return
-        record, paths, left_over = result
-        for note in record.run.messages:
-            report(f"{title} note: {note}")
-        if record.verdict is not None and record.verdict.is_warning:
-            report(f"{title} note: {record.verdict.text}")
-        for path in sorted(left_over):
-            report(f"{title} note: {path} is left from an earlier run and not of this result.")
-        print(summarise(record, paths), flush=True)
-
     cases = expand_inputs(arguments.cases)
-    code = run_cases(cases, work, tell)
+    code = run_cases(cases, work, _tell)
     if len(cases) > 1 and any(arguments.out.glob(f"[!.]*{SUFFIX}")):
         try:
             code = max(code, write_table(arguments.out, None, report))
@@ -260,6 +254,32 @@ def _run_segment(arguments: argparse.Namespace) -> int:
             report(f"note: {error}")
             code = max(code, SOME_FAILED)
     return code
+
+
+def _tell(result: _Outcome | None, title: str) -> None:
+    """Tell what came of a case; nothing of one that was done."""
+    from napari_diffseg._terminal import summarise
+
+    if result is None:
+        return
+    record, paths, left_over = result
+    for note in record.run.messages:
+        report(f"{title} note: {note}")
+    if record.verdict is not None and record.verdict.is_warning:
+        report(f"{title} note: {record.verdict.text}")
+    for path in sorted(left_over):
+        report(f"{title} note: {path} is left from an earlier run and not of this result.")
+    print(summarise(record, paths), flush=True)
+
+
+def _find_idle_options(arguments: argparse.Namespace, options: BatchOptions) -> Iterator[str]:
+    """Say which options that were given change nothing."""
+    from napari_diffseg.core.consensus import USES_THRESHOLD
+
+    if arguments.eta is not None and options.params.sampler != "ddim":
+        yield f"--eta has no effect on {options.params.sampler}, only on --sampler ddim."
+    if arguments.threshold is not None and options.consensus not in USES_THRESHOLD:
+        yield f"--threshold has no effect on --consensus {options.consensus}."
 
 
 def _make_options(arguments: argparse.Namespace, sampler: SamplerName) -> BatchOptions:
@@ -271,7 +291,7 @@ def _make_options(arguments: argparse.Namespace, sampler: SamplerName) -> BatchO
             tolerance=arguments.until_stable,
             n_steps=arguments.steps,
             sampler=sampler,
-            eta=arguments.eta,
+            eta=_DEFAULTS.eta if arguments.eta is None else arguments.eta,
             mirror=arguments.mirror,
             vary_contrast=arguments.vary_contrast,
             seed=arguments.seed,
@@ -279,7 +299,7 @@ def _make_options(arguments: argparse.Namespace, sampler: SamplerName) -> BatchO
             memory_budget_mb=arguments.memory_budget,
         ),
         slices=arguments.slices,
-        threshold=arguments.threshold,
+        threshold=_DEFAULT_THRESHOLD if arguments.threshold is None else arguments.threshold,
         of=arguments.of,
         consensus=arguments.consensus,
         save_samples=arguments.save_samples,

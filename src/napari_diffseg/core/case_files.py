@@ -104,6 +104,8 @@ def build_case(
         What is known of folders already, for those who build many cases.
     """
     chosen = set(preferred)
+    if folder.name in ("", ".."):  # "missing in .." would be read as the folder above
+        folder = folder.resolve()
     if files[0].family == "decathlon":
         return _build_decathlon(files, chosen, folders or Folders())
     if files[0].family == "slices":

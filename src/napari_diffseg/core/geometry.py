@@ -197,6 +197,7 @@ def find_z_range(geometry: Geometry, first: int | None, end: int | None) -> tupl
     ]
     if not chosen:
         asked = f"{'' if first is None else first}:{'' if end is None else end}"
+        asked = str(first) if first is not None and end == first + 1 else asked
         raise ParameterError(
             f"There is no slice in {asked}: the case has slices {min(numbers)} to {max(numbers)}."
         )

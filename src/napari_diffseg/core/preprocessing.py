@@ -248,13 +248,15 @@ def prepare_case(case: Case, config: PreprocessingConfig) -> PreparedCase:
     Raises
     ------
     CaseError
-        If no slice holds brain.
+        If no slice holds enough brain (`PreprocessingConfig.min_brain_fraction`).
     """
     prepared = prepare_arrays(case.prior_image, case.geometry.spacing_mm, config)
     if not len(prepared.z_indices):
+        height, width = config.window
         raise CaseError(
-            f"{case.name}: no slice holds brain (voxels that differ from 0). "
-            "Check that the images are skull-stripped and not empty."
+            f"{case.name}: no slice shows enough brain: of the {height} x {width} voxels that the "
+            f"model sees, {config.min_brain_fraction:.1%} have to differ from 0. Check that the "
+            "images are not empty or cropped closely, and that their voxel size is right."
         )
     if case.geometry.slice_numbers is None:
         return prepared
