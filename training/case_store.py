@@ -6,16 +6,17 @@ import argparse
 import dataclasses
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from napari_diffseg.core.brats import CaseFiles, discover_cases
+from napari_diffseg.core.case_files import some
 from napari_diffseg.core.errors import CaseError, DiffsegError
 from napari_diffseg.core.serialisation import from_dict
 from training.baselines.segmenter import Segmenter
-from training.cache_index import source_paths
+from training.cache_index import hash_file, source_paths
 from training.data import find_patient, load_split
 from training.files import write_text
 from training.measure import CaseMeasurements
@@ -127,13 +128,13 @@ def make_key(
     return plain
 
 
-def _list_states(files: CaseFiles) -> list[tuple[str, int, int]]:
-    states = [(path.resolve(), path.stat()) for path in source_paths(files)]
-    return [(str(path), state.st_size, state.st_mtime_ns) for path, state in states]
+def _list_states(files: CaseFiles) -> list[tuple[str, str]]:
+    """Return name and content, which are the same wherever a cluster's node has its copy."""
+    return [(path.name, hash_file(path)) for path in source_paths(files)]
 
 
 def hash_states(cases: Sequence[CaseFiles]) -> str:
-    """Return the SHA-256 of paths, sizes and times of all files: what changed is another case."""
+    """Return the SHA-256 of names and contents of all files: what changed is another case."""
     return hashlib.sha256(json.dumps([*map(_list_states, cases)]).encode()).hexdigest()
 
 
@@ -149,10 +150,12 @@ def choose_cases(
     CaseError
         No case is there, or one of the part is missing.
     """
-    found = {case.name: case for case in discover_cases(folder)}
+    cases = discover_cases(folder)
+    found = {case.name: case for case in cases}
     if not found:
         raise CaseError(f"{folder} holds no BraTS case.")
     if split is None:
+        _check_once(cases, found)
         return [*found.values()], {name: find_patient(name) for name in found}
     loaded = load_split(split)
     names: tuple[str, ...] = getattr(loaded, part)
@@ -163,4 +166,19 @@ def choose_cases(
             f"{folder} lacks {len(missing)} of the {len(names)} {part} cases of {split}: "
             f"{', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}."
         )
+    _check_once(cases, names)
     return [found[name] for name in names], {name: loaded.patients[name] for name in names}
+
+
+def _check_once(cases: Sequence[CaseFiles], names: Iterable[str]) -> None:
+    places: dict[str, list[str]] = {name: [] for name in names}
+    for case in cases:
+        if case.name in places:
+            image = next(iter(case.modalities.values()), None)
+            places[case.name].append(str(image.parent if image else case.name))
+    for name, folders in places.items():
+        if len(folders) > 1:
+            raise CaseError(
+                f"{len(folders)} cases are called {name}, in {some(folders)}: which one is meant? "
+                "Give a folder that holds one of them."
+            )

@@ -214,6 +214,12 @@ class TrainingConfig:
                 "run.recompute_activations is not for networks with batch normalisation, which "
                 "would count each batch twice. Use run.accumulate to save memory."
             )
+        is_denoiser_normed = self.baseline is None and self.model.denoiser.norm == "batch"
+        if self.loss.own_estimates and is_denoiser_normed:
+            raise ParameterError(
+                "loss.own_estimates is not for a denoiser with batch normalisation: each batch "
+                "would count more than once, and not on every process."
+            )
         stride = (self.baseline or self.model).stride
         if self.preprocessing.stride % stride:
             raise ParameterError(

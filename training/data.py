@@ -28,15 +28,21 @@ from training.slice_content import measure_content, read_content
 # number behind all that (BraTS20_Training_001_080).
 _KNOWN_NAME = re.compile(
     r"(?P<patient>Brats1[789]_[^_]+_[^_]+|BraTS-[A-Za-z]+-\d+)[_-]\d+(?:_\d+)?"
-    r"|(?P<only>BraTS(?:20)?_[A-Za-z]+_\d+|BraTS2021_\d+)(?:_\d+)?",
+    r"|(?P<only>BraTS(?:20)?_[A-Za-z]+_\d+|BraTS2021_\d+)(?:_\d+)?"
+    # Of BIDS, of two public collections with later scans, and of whoever counts visits.
+    r"|(?P<subject>sub-[^_]+)(?:_.*)?"
+    r"|(?P<scanned>UPENN-GBM-\d+)_\d+"
+    r"|(?P<treated>UCSF-PDGM-\d+)(?:_FU\w*)?"
+    r"|(?P<visited>[^_-]*(?:[_-][^_-]+)*?\d+)[_-](?:ses|session|visit|week|month|day|timepoint)"
+    r"[_-]?\d+(?:[_-].*)?",
     re.IGNORECASE,
 )
 
 
 def find_patient(case: str) -> str:
-    """Return the part of a case's name that stands for the patient, as BraTS names its cases."""
+    """Return the part of a case's name that stands for the patient; all of an unknown name."""
     match = _KNOWN_NAME.fullmatch(case)
-    return match["patient"] or match["only"] if match else case
+    return next(filter(None, match.groups())) if match else case
 
 
 @dataclass(frozen=True)
@@ -266,10 +272,17 @@ class BatchPlan:
         positions = np.arange(start, start + count)
         out = np.empty(count, np.int64)
         for epoch in np.unique(positions // size):
-            order = np.random.default_rng([self._seed, pool, int(epoch)]).permutation(size)
+            order = _permute(self._seed, pool, int(epoch), size)
             here = positions // size == epoch
             out[here] = order[positions[here] % size]
         return out
+
+
+@lru_cache(maxsize=8)  # every step asks, and BraTS has 175,000 slices
+def _permute(seed: int, pool: int, epoch: int, size: int) -> NDArray[np.int64]:
+    order = np.random.default_rng([seed, pool, epoch]).permutation(size)
+    order.flags.writeable = False
+    return order
 
 
 def load_batch(

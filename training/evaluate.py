@@ -112,9 +112,8 @@ def evaluate(
     from tqdm import tqdm
 
     store = CaseStore(out / "cases")
-    known = sorted(
-        {p for case, p in patients.items() if {p, find_patient(case)} & segmenter.trained_on}
-    )
+    trained_on = segmenter.trained_on | {find_patient(name) for name in segmenter.trained_on}
+    known = sorted({p for case, p in patients.items() if {p, find_patient(case)} & trained_on})
     settings = _describe_settings(segmenter, protocol, len(known))
     if known:
         print(

@@ -32,6 +32,9 @@ from training.shares import BatchRandom
 from training.state import STATE_NAME, count_images, load_state, save_state
 from training.warm_start import InitialWeights
 
+_MAX_SKIPPED = 20
+"""Steps in a row; the scale begins at 65,536, and each step that is skipped halves it."""
+
 
 def step_generator(seed: int, step: int) -> torch.Generator:
     """Return the CPU generator of one training step."""
@@ -140,6 +143,7 @@ class Trainer:
         )
         self.loads_ahead = device.type != "cpu"
         self._batches: Prefetcher[Batch] | None = None
+        self._n_skipped = 0  # steps in a row, by the scaler
         self.step = 0
         self.images = 0
         self.seconds = 0.0
@@ -315,6 +319,7 @@ class Trainer:
             if self.step == run.total_steps or self.step % run.checkpoint_every == 0:
                 self.save()
             if self.is_validation_step():
+                self._optimiser.zero_grad(set_to_none=True)  # as large as the network
                 on_validation(self)
         return True
 
@@ -328,6 +333,13 @@ class Trainer:
     def _check_finite(self, result: StepResult) -> None:
         # With scaled gradients infinite ones are expected now and then, and skipped.
         gradient_matters = not self._scaler.is_enabled()
+        self._n_skipped = 0 if math.isfinite(result.gradient_norm) else self._n_skipped + 1
+        if self._scaler.is_enabled() and self._n_skipped >= _MAX_SKIPPED:
+            raise FloatingPointError(
+                f"The gradients of the last {self._n_skipped} steps, up to {result.step}, were not "
+                f"finite in float16. The last state in {self.folder} is intact: resume with "
+                'run.precision="bfloat16" or "float32".'
+            )
         for name, value, matters in (
             ("loss", result.loss, True),
             ("gradient", result.gradient_norm, gradient_matters),

@@ -1,7 +1,8 @@
 """A split by patient: ``python -m training.make_split CACHE OUT.json``.
 
-Several scans of one patient always go to the same side: a network that has seen a brain before
-does better on it than it ever will on a stranger's.
+Several scans of one patient always go to the same side, as far as the cases' names or ``--keys``
+tell whose they are: a network that has seen a brain before does better on it than it ever will on
+a stranger's.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from napari_diffseg.core.case_files import some
 from napari_diffseg.core.errors import CaseError, DiffsegError
 from training.cache_index import read_index
 from training.data import find_patient
@@ -127,8 +129,14 @@ def _read_keys(path: Path, cases: Collection[str]) -> dict[str, str]:
         raise CaseError(
             f'{path} does not tell the patient of each case: it needs {{"CASE": "PATIENT", ...}}.'
         )
-    if unknown := sorted(set(keys) - set(cases)):
-        raise CaseError(f"{path} names cases that are not in the cache: {', '.join(unknown)}.")
+    unknown = sorted(set(keys) - set(cases))
+    if keys and len(unknown) == len(keys):
+        raise CaseError(f"{path} names no case that is in the cache, but {some(unknown)}.")
+    if unknown:
+        print(
+            f"note: {path} names {len(unknown)} cases that are not in the cache: {some(unknown)}.",
+            file=sys.stderr,
+        )
     return keys
 
 
@@ -147,10 +155,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (DiffsegError, OSError, ValueError) as error:
         print(error, file=sys.stderr)
         return 1
-    counts = {part: len(split[part]) for part in ("training", "validation")}
-    print(
-        f"{options.out}: {counts['training']} cases to train, {counts['validation']} to validate."
-    )
+    patients = split["patient_key"]
+    parts = [
+        f"{len(split[part])} cases of {len({patients[case] for case in split[part]})} patients"
+        for part in ("training", "validation")
+    ]
+    print(f"{options.out}: {parts[0]} to train, {parts[1]} to validate.")
+    if options.keys is None and len(set(patients.values())) == len(patients):
+        print(
+            "note: each case counts as a patient of its own. If some are of one patient, say so "
+            "with --keys: otherwise the same brain may be in both parts.",
+            file=sys.stderr,
+        )
     return 0
 
 

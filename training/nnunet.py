@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -39,7 +40,7 @@ _TRAINERS = Path(__file__).resolve().parent / "nnunet_trainers"
 def make_commands(arguments: argparse.Namespace) -> list[list[str]]:
     """Return the commands of nnU-Net that an action still has to run, in their order."""
     folders, configuration = find_folders(arguments), _configuration(arguments)
-    options = f"-tr {_trainer(arguments)} -device {arguments.device}"
+    options = f"-tr {_trainer(arguments)} -device {arguments.device.partition(':')[0]}"
     if arguments.action == "train":
         n = min(4, os.cpu_count() or 1)  # nnU-Net's own 8 need more memory than a laptop has
         planned = arguments.configuration
@@ -128,18 +129,32 @@ def _check_still_valid(arguments: argparse.Namespace) -> None:
 
 def is_installed() -> bool:
     """Whether nnU-Net's commands are there."""
-    return shutil.which("nnUNetv2_train") is not None
+    return _find_command("nnUNetv2_train") is not None
 
 
-def run_commands(commands: Sequence[Sequence[str]], work: Path) -> None:
+def _find_command(name: str) -> str | None:
+    """Find a command of nnU-Net beside this Python, whose environment need not be active."""
+    here = str(Path(sys.executable).parent)
+    return shutil.which(name, path=os.pathsep.join([here, os.environ.get("PATH", os.defpath)]))
+
+
+def run_commands(commands: Sequence[Sequence[str]], work: Path, device: str) -> None:
     """Run nnU-Net's commands, one after the other.
+
+    Parameters
+    ----------
+    commands, work
+        See `make_commands`, and where nnU-Net has its folders.
+    device
+        "cuda:1" is the second card.
 
     Raises
     ------
     DiffsegError
         The package is not installed, or a command failed.
     """
-    missing = [command[0] for command in commands if shutil.which(command[0]) is None]
+    found = {command[0]: _find_command(command[0]) for command in commands}
+    missing = [name for name, path in found.items() if path is None]
     if missing:
         raise DiffsegError(
             f"{missing[0]} is not there: nnU-Net is optional. Install it with "
@@ -149,8 +164,21 @@ def run_commands(commands: Sequence[Sequence[str]], work: Path) -> None:
     folders["nnUNet_extTrainer"] = str(_TRAINERS)
     for command in commands:
         print(" ".join(command), file=sys.stderr)
-        if code := subprocess.run(command, env={**os.environ, **folders}, check=False).returncode:
+        line = [str(found[command[0]]), *command[1:]]
+        environment = {**os.environ, **folders, **_show_card(device)}
+        if code := subprocess.run(line, env=environment, check=False).returncode:
             raise DiffsegError(f"{command[0]} failed with exit code {code}; see above.")
+
+
+def _show_card(device: str) -> dict[str, str]:
+    """Let nnU-Net, which takes the first card that it sees, see this one alone."""
+    _, _, index = device.partition(":")
+    if not index:
+        return {}
+    visible = [card for card in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if card]
+    if visible and int(index) >= len(visible):
+        raise DiffsegError(f"There is no {device}: CUDA_VISIBLE_DEVICES has {len(visible)}.")
+    return {"CUDA_VISIBLE_DEVICES": visible[int(index)] if visible else index}
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -164,13 +192,13 @@ def train(arguments: argparse.Namespace) -> None:
     _check_still_valid(arguments)
     for command in make_commands(arguments):
         if command[0] != "nnUNetv2_train":
-            run_commands([command], arguments.work)
+            run_commands([command], arguments.work, arguments.device)
             continue
         _add_configuration(arguments)
         fold = find_folders(arguments).trained(command[3])
         started = time.monotonic()
         try:
-            run_commands([command], arguments.work)
+            run_commands([command], arguments.work, arguments.device)
         finally:  # what was interrupted has cost its hours, too
             if fold.exists():
                 add_hours(fold, time.monotonic() - started)
@@ -196,7 +224,7 @@ def predict(arguments: argparse.Namespace) -> Path:
     claim_predictions(folders.predictions, folders.network, arguments.folds, effort)
     for fold in arguments.folds:
         folders.remove_incomplete(fold)
-    run_commands(make_commands(arguments), arguments.work)
+    run_commands(make_commands(arguments), arguments.work, arguments.device)
     return folders.predictions
 
 
@@ -210,7 +238,7 @@ def time_iteration(work: Path, device: str) -> float:
     """
     options = ["train", "--work", str(work), "--device", device, "--folds", "0"]
     arguments = make_parser().parse_args([*options, "--epochs", "1", "--iterations", "4"])
-    run_commands(make_commands(arguments), work.resolve())
+    run_commands(make_commands(arguments), work.resolve(), device)
     path = find_folders(arguments).trained("0") / EFFORT_NAME
     return float(json.loads(path.read_text(encoding="utf-8"))["seconds_per_iteration"])
 
@@ -255,11 +283,17 @@ def make_parser() -> argparse.ArgumentParser:
         )
         action.add_argument(
             "--device",
-            choices=("cpu", "cuda", "mps"),
+            type=_parse_device,
             default="cuda",
-            help="default: %(default)s",
+            help="cpu, mps, cuda, or one of several cards: cuda:1 (default: %(default)s)",
         )
     return parser
+
+
+def _parse_device(text: str) -> str:
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not cpu, mps, cuda or cuda:N")
+    return text
 
 
 def _parse_batch_size(text: str) -> int:

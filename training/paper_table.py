@@ -64,7 +64,7 @@ def run_nnunet(arguments: argparse.Namespace, split: Path, plan: Plan) -> None:
         which = [str(arguments.cases), "--split", str(split), *place]
         which += ["--workers", str(arguments.workers)]
         run_step("conversion", nnunet, ["convert", *which])
-    device = resolve_device(arguments.device).type
+    device = str(resolve_device(arguments.device))
     if NNUNET not in plan.total_steps:
         cost = nnunet.time_iteration(work, device)
         print(f"{NNUNET}: {cost:.2f} s an iteration", file=sys.stderr)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -33,10 +34,12 @@ from training.cache_index import (
     write_index,
 )
 from training.config import find_config, load_config
+from training.files import locked
 from training.pools import LOST_PROCESS, open_pool
 from training.slice_content import find_content, measure_content, read_content
 from training.slices import prepare_training_slices
 
+_INDEX_EVERY_S = 5.0  # of a thousand cases it has a megabyte
 _TYPES = {"images": np.uint8, "masks": np.uint8, "slices": np.int64}
 
 Result = CachedCase | str
@@ -73,6 +76,18 @@ def prepare_cache(
         The folder holds cases that were prepared with other settings.
     """
     out.mkdir(parents=True, exist_ok=True)
+    with locked(out, "preparing cases"):
+        return _prepare_cache(cases, out, config, workers, report, replace_others)
+
+
+def _prepare_cache(
+    cases: Sequence[CaseFiles],
+    out: Path,
+    config: PreprocessingConfig,
+    workers: int,
+    report: Callable[[CaseFiles, Result, bool], None],
+    replace_others: bool,
+) -> CacheIndex:
     index = read_index(out)
     if index is None or index.preprocessing != config:
         if index is not None and index.cases and not replace_others:
@@ -99,11 +114,17 @@ def prepare_cache(
     kept = {name: entry for name, entry in index.cases.items() if name not in todo}
     index = replace(index, cases=kept)
     write_index(out, index)
-    for files, result in _prepare_all([*todo.values()], out, config, workers):
-        if isinstance(result, CachedCase):
-            index = replace(index, cases={**index.cases, files.name: result})
-            write_index(out, index)
-        report(files, result, True)
+    written_s = time.monotonic()
+    try:
+        for files, result in _prepare_all([*todo.values()], out, config, workers):
+            if isinstance(result, CachedCase):
+                kept[files.name] = result
+                if time.monotonic() - written_s > _INDEX_EVERY_S:
+                    write_index(out, index)
+                    written_s = time.monotonic()
+            report(files, result, True)
+    finally:
+        write_index(out, index)
     return index
 
 
@@ -127,11 +148,14 @@ def prepare_one(files: CaseFiles, out: Path, config: PreprocessingConfig) -> Cac
 
 def _save(path: Path, array: NDArray[Any]) -> None:
     temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("wb") as file:
-        np.save(file, array, allow_pickle=False)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("wb") as file:
+            np.save(file, array, allow_pickle=False)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _add_content(out: Path, name: str) -> None:

@@ -6,14 +6,13 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from napari_diffseg.core.environment import describe_platform, software_versions
-from napari_diffseg.core.errors import CheckpointError, DiffsegError, ParameterError
+from napari_diffseg.core.errors import CheckpointError, ParameterError
 from napari_diffseg.core.serialisation import from_dict
 from training.cache_index import CacheIndex, hash_file
 from training.changes import describe_changes
@@ -215,30 +214,3 @@ def _write(path: Path, text: str, from_step: int = 0) -> None:
     if from_step and changes and not kept.exists():
         os.replace(path, kept)
     write_text(path, text)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep a second process out of a run's folder; the lock ends with the process, however it ends.
-
-    Raises
-    ------
-    DiffsegError
-        If another process has it.
-    """
-    with (folder / "lock").open("wb") as file:
-        if not _try_lock(file):
-            raise DiffsegError(f"Another process is training in {folder}. Wait for it, or stop it.")
-        yield
-
-
-def _try_lock(file: BinaryIO) -> bool:
-    try:
-        import fcntl
-    except ImportError:  # Windows: no lock
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True

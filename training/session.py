@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from napari_diffseg.core.progress import format_time
+from training.files import locked
 from training.logs import RunLog, SilentLog
 from training.loop import Trainer
 from training.previews import draw_preview, save_png
-from training.run_folder import locked, write_description
+from training.run_folder import write_description
 from training.run_setup import Setup, make_trainer
 from training.signals import StopRequest
 from training.state import BEST_NAME, save_average
@@ -28,7 +29,7 @@ def run_training(setup: Setup) -> int:
         with processes.failing_together():
             if processes.is_main:
                 setup.folder.mkdir(parents=True, exist_ok=True)
-                held.enter_context(locked(setup.folder))
+                held.enter_context(locked(setup.folder, "training"))
         with processes.failing_together():
             trainer = make_trainer(setup)
             if processes.is_main:

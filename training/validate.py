@@ -138,7 +138,7 @@ class Validator:
         scores: dict[int, _Scores] = {}
         kept: dict[int, tuple[Array, NDArray[np.bool_], Array]] = {}
         stopped = False
-        size = run.batch_size // processes.count
+        size = max(1, run.batch_size // (processes.count * run.accumulate))
         starts = range(0, len(self), size)
         for start in starts[processes.share.index :: processes.count]:
             indices = self.indices[start : start + size]

@@ -119,6 +119,13 @@ def test_wrong_setting_is_named(override: str, complaint: str) -> None:
         load_config(find_config("fast"), [override])
 
 
+def test_own_estimates_are_not_for_a_denoiser_with_batch_normalisation() -> None:
+    path, normed = find_config("debug"), 'model.denoiser.norm="batch"'
+    load_config(path, [normed, "loss.own_estimates=0"])
+    with pytest.raises(ParameterError, match=r"loss\.own_estimates is not for a denoiser"):
+        load_config(path, [normed, "loss.own_estimates=0.5"])
+
+
 def test_missing_file_names_the_shipped_ones(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match=r"debug\.toml, fast\.toml, paper\.toml"):
         load_config(find_config(str(tmp_path / "mine.toml")))

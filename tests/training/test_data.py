@@ -92,6 +92,15 @@ def test_hash_of_cases_ignores_their_order() -> None:
         ("brats_train_001_080", "brats_train_001"),
         ("BraTS2021_00002", "BraTS2021_00002"),
         ("BRATS_001", "BRATS_001"),
+        ("sub-01_ses-2_anat", "sub-01"),
+        ("sub-01", "sub-01"),
+        ("UPENN-GBM-00001_21", "UPENN-GBM-00001"),
+        ("UCSF-PDGM-0004_FU001d", "UCSF-PDGM-0004"),
+        ("Patient-001_week-000-2", "Patient-001"),
+        ("P01_visit2", "P01"),
+        ("Anna_scan_2", "Anna_scan_2"),
+        ("HGG_session_0001", "HGG_session_0001"),
+        ("Study-TP-0007", "Study-TP-0007"),
     ],
 )
 def test_patient_is_found_in_the_name(case: str, patient: str) -> None:
@@ -111,11 +120,16 @@ def test_new_split_keeps_visits_of_a_patient_together() -> None:
         assert sorted(split["training"] + split["validation"]) == sorted([*cases, *keys])
 
 
-def test_split_command_writes_what_training_reads(tiny_data: TinyData, tmp_path: Path) -> None:
+def test_split_command_writes_what_training_reads(
+    tiny_data: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "split.json"
     assert make_split_command([str(tiny_data.cache), str(out), "--validation", "0.25"]) == 0
     split = load_split(out)
     assert (len(split.training), len(split.validation)) == (3, 1)
+    told = capsys.readouterr()
+    assert "3 cases of 3 patients to train, 1 cases of 1 patients to validate" in told.out
+    assert "each case counts as a patient of its own" in told.err
     assert make_split_command([str(tiny_data.cache), str(out)]) == 1  # a split is made once
 
 
@@ -129,14 +143,17 @@ def test_a_share_that_is_none_makes_no_split(
     assert not out.exists()
 
 
-def test_keys_put_cases_of_one_patient_on_one_side(tiny_data: TinyData, tmp_path: Path) -> None:
+def test_keys_put_cases_of_one_patient_on_one_side(
+    tiny_data: TinyData, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     index = read_index(tiny_data.cache)
     assert index is not None
     keys, out = tmp_path / "keys.json", tmp_path / "split.json"
     first, *others = sorted(index.cases)
-    keys.write_text(json.dumps(dict.fromkeys(others, "one")))
+    keys.write_text(json.dumps(dict.fromkeys([*others, "Nobody"], "one")))
     command = [str(tiny_data.cache), str(out), "--keys", str(keys), "--validation", "0.5"]
     assert make_split_command(command) == 0
+    assert "names 1 cases that are not in the cache: Nobody." in capsys.readouterr().err
     split = load_split(out)
     assert {frozenset(split.training), frozenset(split.validation)} == {
         frozenset([first]),
@@ -150,7 +167,7 @@ def test_keys_put_cases_of_one_patient_on_one_side(tiny_data: TinyData, tmp_path
         ("{", "is not a JSON file"),
         ("[]", "does not tell the patient of each case"),
         ('{"Case": 3}', "does not tell the patient of each case"),
-        ('{"Nobody": "one"}', "names cases that are not in the cache: Nobody"),
+        ('{"Nobody": "one"}', "names no case that is in the cache, but Nobody"),
     ],
 )
 def test_keys_that_tell_nothing_are_named(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -344,7 +344,7 @@ def test_finished_cases_are_not_sampled_again(run, tmp_path: Path, monkeypatch) 
 
 
 def test_shares_of_the_cases_are_put_together_by_a_last_call(
-    run, tmp_path: Path, monkeypatch, capsys
+    run, cases: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     out = tmp_path / "out"
     assert run("--samples", "1") == 0
@@ -361,6 +361,10 @@ def test_shares_of_the_cases_are_put_together_by_a_last_call(
     capsys.readouterr()
     assert run("--samples", "1", "--shard", "2/2") == 0
     assert capsys.readouterr().out.startswith("Measured: 1.")
+    # On a cluster each node may have a copy of its own.
+    shutil.copytree(cases, tmp_path / "copy", copy_function=shutil.copyfile)
+    shutil.rmtree(cases)
+    (tmp_path / "copy").rename(cases)
     assert run("--samples", "1", "--shard", "1/2") == 0
     assert sampled == ["Case_2", "Case_1", "Case_3"]
     assert [path.name for path in out.iterdir()] == ["cases"]
@@ -431,8 +435,8 @@ def test_a_case_whose_file_was_changed_is_measured_again(
 ) -> None:
     assert run("--samples", "1") == 0
     label = next((cases / "Case_2").glob("*seg*"))
-    state = label.stat()
-    os.utime(label, ns=(state.st_atime_ns, state.st_mtime_ns + 1_000_000_000))
+    image = nib.load(label)
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj)[::-1], image.affine), label)
     sampled = []
     real = evaluation.evaluate_case
     monkeypatch.setattr(
@@ -444,7 +448,8 @@ def test_a_case_whose_file_was_changed_is_measured_again(
 
 def test_patients_of_the_training_are_told(run, tmp_path: Path, capsys) -> None:
     model = tiny_model()
-    beginning = {"provenance": {"training_patients": ["Case_3"]}, "sha256": "0"}
+    # Records of before have the whole name where a visit was not known by it.
+    beginning = {"provenance": {"training_patients": ["Case_3_session_2"]}, "sha256": "0"}
     record = {"training_patients": ["Case_1", "Somebody"], "init": beginning}
     path = tmp_path / "trained.safetensors"
     save_checkpoint(path, model.network, model.preprocessing, model.card, record)
@@ -502,6 +507,16 @@ def test_split_chooses_cases_and_tells_patients(run, tmp_path: Path, capsys) -> 
     (tmp_path / "split.json").write_text(json.dumps(split), encoding="utf-8")
     assert run("--split", str(tmp_path / "split.json")) == 2
     assert "lacks 1 of the 3 validation cases" in capsys.readouterr().err
+
+
+def test_two_cases_of_one_name_are_told_apart_by_the_user(
+    run, cases: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(cases / "Case_2", cases / "resampled" / "Case_2")
+    assert run("--samples", "1") == 2
+    error = capsys.readouterr().err
+    assert "2 cases are called Case_2" in error
+    assert str(cases / "resampled" / "Case_2") in error
 
 
 def test_nothing_to_evaluate(tmp_path: Path, checkpoint: Path, capsys) -> None:

@@ -203,6 +203,24 @@ def test_loss_scale_of_float16_survives(tiny_data: TinyData, tmp_path: Path) -> 
     assert again._scaler.get_scale() == 128.0
 
 
+def test_float16_that_cannot_be_scaled_stops_the_run(tiny_data: TinyData, tmp_path: Path) -> None:
+    trainer = make_trainer(
+        tiny_data,
+        tmp_path,
+        "run.precision=float16",
+        "run.total_steps=100",
+        "run.checkpoint_every=1",
+    )
+    result = StepResult(7, 7, 1.0, {}, 0.1, math.inf, 0.1)
+    for _ in range(19):
+        trainer._check_finite(result)  # skipped by the scaler, as happens now and then
+    trainer._check_finite(replace(result, gradient_norm=1.0))
+    for _ in range(19):
+        trainer._check_finite(result)
+    with pytest.raises(FloatingPointError, match="last 20 steps, up to 7, were not finite"):
+        trainer._check_finite(result)
+
+
 def test_precision_is_what_was_asked_for() -> None:
     config = tiny_config().run
     assert resolve_precision(replace(config, precision="float32"), CPU) is None

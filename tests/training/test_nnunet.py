@@ -171,13 +171,19 @@ def test_what_is_no_prediction_is_told(
 def test_missing_package_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(shutil, "which", lambda _: None)
+    monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     assert main(["train", "--work", str(tmp_path)]) == 2
     assert 'pip install "nnunetv2>=2.8"' in capsys.readouterr().err
 
 
 @pytest.fixture
-def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+def cards() -> list[str]:
+    """Give what each command of `ran` saw of the cards."""
+    return []
+
+
+@pytest.fixture
+def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cards: list[str]) -> list[list[str]]:
     """Give the commands that were run, as if nnU-Net was there; each training leaves its fold."""
     commands: list[list[str]] = []
     clock = [0.0]  # a training takes an hour
@@ -186,6 +192,7 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         returncode = 0
 
     def run(command: list[str], env: dict[str, str], check: bool) -> Done:
+        cards.append(env.get("CUDA_VISIBLE_DEVICES", ""))
         assert env["nnUNet_raw"] == str(tmp_path / "raw")
         assert (Path(env["nnUNet_extTrainer"]) / "timed.py").exists()
         commands.append(command)
@@ -210,7 +217,7 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         return Done()
 
     monkeypatch.setattr(nnunet.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setattr(shutil, "which", lambda name, **_: name)
     monkeypatch.setattr(nnunet.subprocess, "run", run)
     return commands
 
@@ -382,6 +389,38 @@ def test_a_batch_size_is_a_configuration_beside_nnunets_own(
     with pytest.raises(SystemExit):
         main(["train", *options[:-1], "1"])
     assert "at least 2 slices" in capsys.readouterr().err
+
+
+def test_the_card_that_is_asked_for_is_the_one_that_nnunet_sees(
+    tmp_path: Path, ran: list[list[str]], cards: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    options = ["train", "--work", str(tmp_path), "--device", "cuda:1", "--folds"]
+    assert main([*options, "0"]) == 0
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert main([*options, "1"]) == 0
+    assert set(cards[:2]) == {"1"}
+    assert set(cards[2:]) == {"6"}
+    assert all(
+        command[command.index("-device") + 1] == "cuda" for command in ran if "-tr" in command
+    )
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4")
+    assert main([*options, "2"]) == 2
+    with pytest.raises(SystemExit):
+        main([*options, "2", "--device", "gpu"])
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a script is not executable there")
+def test_nnunet_beside_this_python_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    assert not nnunet.is_installed()
+    command = tmp_path / "nnUNetv2_train"
+    command.write_text("#!/bin/sh\n", "utf-8")
+    command.chmod(0o755)
+    assert nnunet.is_installed()
 
 
 def test_an_iteration_is_timed(tmp_path: Path, ran: list[list[str]]) -> None:

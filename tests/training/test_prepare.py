@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from napari_diffseg.core.brats import discover_cases, load_case
-from napari_diffseg.core.errors import CaseError
+from napari_diffseg.core.errors import CaseError, DiffsegError
 from napari_diffseg.core.preprocessing import (
     PAPER_PREPROCESSING,
     PreprocessingConfig,
@@ -16,8 +16,10 @@ from napari_diffseg.core.preprocessing import (
 )
 from tests.core.synthetic import synthetic_case
 from tests.training.tiny import TRAINING, TinyData, tiny_config, write, write_tiny_case
+from training import prepare
 from training.cache_index import INDEX_NAME, CachedCase, read_index
 from training.config import format_config
+from training.files import locked
 from training.prepare import main, prepare_cache
 from training.slices import fit_window, prepare_training_slices
 
@@ -152,6 +154,34 @@ def test_thick_slices_have_nearer_neighbours(cases: Path, tmp_path: Path) -> Non
     index = read_index(out)
     assert index is not None
     assert index.context_of(["A_1", "A_2"]) == {"A_1": (-1, 1), "A_2": (-2, 2)}
+
+
+def test_two_processes_do_not_prepare_into_one_cache(cases: Path, tmp_path: Path) -> None:
+    pytest.importorskip("fcntl", reason="no lock on Windows")
+    out = tmp_path / "cache"
+    out.mkdir()
+    with (
+        locked(out, "preparing cases"),
+        pytest.raises(DiffsegError, match="Another process is preparing cases in"),
+    ):
+        refresh(cases, out)
+    assert refresh(cases, out) == {"A_1": True, "A_2": True}
+
+
+def test_what_was_prepared_before_an_interrupt_is_listed(
+    cases: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = prepare.prepare_training_slices
+    monkeypatch.setattr(
+        prepare,
+        "prepare_training_slices",
+        lambda case, config: interrupt() if case.name == "A_2" else real(case, config),
+    )
+    with pytest.raises(KeyboardInterrupt):
+        refresh(cases, tmp_path / "cache")
+    index = read_index(tmp_path / "cache")
+    assert index is not None
+    assert [*index.cases] == ["A_1"]
 
 
 def test_interrupted_case_is_not_listed(

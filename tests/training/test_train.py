@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import json
 import os
 import re
@@ -30,9 +31,9 @@ from training.baselines.checkpoint import save_baseline
 from training.config import load_config
 from training.data import find_patient
 from training.export import main as export_main
+from training.files import locked
 from training.known_patients import find_training_patients
 from training.loop import Trainer
-from training.run_folder import locked
 from training.state import BEST_NAME, STATE_NAME, read_record
 from training.train import main
 from training.validate import Validator
@@ -349,13 +350,26 @@ def test_folder_belongs_to_one_process(
     finished: Path, tiny_data: TinyData, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("fcntl", reason="no lock on Windows")
-    with locked(finished):
+    with locked(finished, "training"):
         assert tiny_data.train(finished, *SHORT) == 1
         assert "Another process" in capsys.readouterr().err
-        with pytest.raises(DiffsegError), locked(finished):
+        with pytest.raises(DiffsegError), locked(finished, "training"):
             pass
-    with locked(finished):
+    with locked(finished, "training"):
         pass
+
+
+def test_a_file_system_without_locks_is_told_and_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fcntl = pytest.importorskip("fcntl", reason="no lock on Windows")
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with locked(tmp_path, "training"):
+        assert "cannot be locked (Function not implemented)" in capsys.readouterr().err
 
 
 def test_state_of_an_earlier_version_without_new_settings_goes_on(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -112,6 +113,23 @@ def test_perfect_and_useless_models_have_the_dice_they_deserve(
     assert images.shape == (4, 12, 48, 48)
     assert members.shape == (3, 4, 48, 48)
     assert np.array_equal(shown, truth[:, 0].numpy() > 0.5)
+
+
+def test_parts_of_a_batch_are_validated_one_after_the_other(
+    tiny_data: TinyData, run: RunConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = tiny_network(n_prior_channels=12).eval()
+    sizes: list[int] = []
+    network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    whole = Validator(tiny_data.cache, CONTEXT, run).validate(network, CPU)
+    largest = max(sizes)
+    sizes.clear()
+    parts = replace(run, accumulate=run.batch_size)
+    one_by_one = Validator(tiny_data.cache, CONTEXT, parts).validate(network, CPU)
+    assert max(sizes) == 1 < largest  # what a card holds while it is trained
+    assert whole is not None
+    assert one_by_one is not None
+    assert one_by_one[0].dice_single == pytest.approx(whole[0].dice_single, abs=0.01)
 
 
 def test_validation_can_be_stopped(tiny_data: TinyData, run: RunConfig) -> None:

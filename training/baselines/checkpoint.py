@@ -73,6 +73,8 @@ def save_baseline(
     try:
         save_file(tensors, temporary, {HEADER_KEY: json.dumps(header, sort_keys=True)})
         os.replace(temporary, path)
+    except SafetensorError as error:  # a full disk, for example
+        raise OSError(f"{path} cannot be written: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
     return path
