@@ -211,6 +211,25 @@ def test_images_that_were_changed_in_their_place_are_refused(
     assert load_result(saved, known=[case]).case is case  # as it was read before
 
 
+def test_a_case_that_is_open_as_it_was_before_is_told_to_be_closed(
+    saved: Path, case: Case, ensemble: Ensemble, tmp_path: Path
+) -> None:
+    write_case(tmp_path / "Case_1", "Case_1", NAMES_2017, images=make_images(seed=1))
+    new = load_case(case.files)
+    save_result(saved.parent, new, ensemble, describe_result(new, ensemble, RUN))
+    with pytest.raises(DiffsegError, match="is open as it was before its images were changed"):
+        load_result(saved, known=[case])
+    assert load_result(saved).case.sha256 == new.sha256
+
+
+def test_a_copy_of_the_images_that_is_open_does_not_lend_its_labels(
+    saved: Path, case: Case, tmp_path: Path
+) -> None:
+    shutil.copytree(tmp_path / "Case_1", tmp_path / "of another rater" / "Case_1")
+    copy = load_case(tmp_path / "of another rater" / "Case_1")
+    assert load_result(saved, known=[copy]).case.files == case.files
+
+
 @pytest.mark.parametrize("how", ["parts", "moved", "more", "damaged"])
 def test_a_mask_that_another_program_has_changed_is_told(saved: Path, how: str) -> None:
     path = saved.parent / "Case_1_mask.nii.gz"

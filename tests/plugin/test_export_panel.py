@@ -338,6 +338,23 @@ def test_what_another_program_wrote_is_not_replaced_unasked(
     assert mask.read_bytes() == before
 
 
+def test_a_result_of_the_new_images_is_not_replaced_unasked_by_one_of_the_old(
+    desk: Desk, case_folder: Path, folder: Path, dialog: Dialog
+) -> None:
+    dialog.answers = [False]
+    case = desk.open(case_folder)
+    desk.segment()
+    save(desk)
+    record = folder / "Case_001_diffseg.json"
+    values = json.loads(record.read_text(encoding="utf-8"))
+    values["case"]["sha256"]["flair"] = "0" * 64  # as if another program had segmented new images
+    record.write_text(json.dumps(values), encoding="utf-8")
+    assert case.sha256["flair"] != "0" * 64
+    save(desk)
+    (asked,) = dialog.asked
+    assert asked.endswith("which is of images that have been changed since?")
+
+
 def test_an_edited_mask_without_a_record_is_not_replaced_unasked(
     desk: Desk, case_folder: Path, folder: Path, dialog: Dialog
 ) -> None:

@@ -14,7 +14,7 @@ from napari_diffseg.core.params import SegmentParams
 from napari_diffseg.core.resume import (
     DrawKey,
     find_wanted_key,
-    is_changed_since,
+    is_changed,
     is_of_images,
     is_of_slices,
 )
@@ -126,8 +126,19 @@ def is_to_do(found: Found, wanted: Wanted, may_replace: Found | None = None) -> 
     return not wanted.is_complete(found)
 
 
-def find_result(folder: Path, files: CaseFiles) -> Found:
-    """Return what is saved of a case; nothing if its record is missing or cannot be read."""
+def find_result(folder: Path, files: CaseFiles, loaded: Mapping[str, str] | None = None) -> Found:
+    """Return what is saved of a case; nothing if its record is missing or cannot be read.
+
+    Parameters
+    ----------
+    folder
+        Where results are.
+    files
+        The case.
+    loaded
+        What was in the images when they were loaded (`Case.sha256`), if it is about these; by
+        default it is about the images as they are now.
+    """
     path = find_record(folder, files)
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
@@ -140,7 +151,7 @@ def find_result(folder: Path, files: CaseFiles) -> Found:
             n_members,
             is_whole,
             judged=tuple((int(first), int(last)) for first, last in maps.get("judged_slices", ())),
-            other_images=_find_other_images(case, files, path),
+            other_images=_find_other_images(case, files, path, loaded),
             is_edited=record.get("edited") is not None or changed is not None,
             drawing=_read_key(run),
             stable_within=_read_stability(run, n_members),
@@ -151,7 +162,9 @@ def find_result(folder: Path, files: CaseFiles) -> Found:
         return Found()
 
 
-def _find_other_images(case: Mapping[str, Any], files: CaseFiles, path: Path) -> str:
+def _find_other_images(
+    case: Mapping[str, Any], files: CaseFiles, path: Path, loaded: Mapping[str, str] | None
+) -> str:
     images, sha256 = case.get("files", {}), case.get("sha256")
     if not images:
         return ""
@@ -159,9 +172,11 @@ def _find_other_images(case: Mapping[str, Any], files: CaseFiles, path: Path) ->
         return f"other images, {images.get('t1', 'unknown ones')} among them"
     if not is_of_slices(case.get("slice_numbers", ()), files):
         return "other slices of the same stack"
-    if is_changed_since(sha256, files, path.stat().st_mtime_ns):
-        return "images that have been changed since"
-    return ""
+    if sha256 and loaded:
+        has_changed = sha256 != loaded
+    else:
+        has_changed = is_changed(sha256, files, case.get("written_ns", 0))
+    return "images that have been changed since" if has_changed else ""
 
 
 def find_record(folder: Path, files: CaseFiles) -> Path:

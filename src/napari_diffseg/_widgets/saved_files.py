@@ -33,7 +33,8 @@ class SavedFiles:
         and saves in turn is not asked each time.
         """
         case = snapshot.case
-        found, edited = find_result(folder, case.files), _edited_path(folder, case.name)
+        found = find_result(folder, case.files, case.sha256)
+        edited = _edited_path(folder, case.name)
         paths = output_paths(folder, case.name, samples=True, edited=snapshot.edit is not None)
         if found == Found():
             there = (path for path in paths.values() if path.exists() and not self._is_own(path))

@@ -18,7 +18,7 @@ from napari_diffseg.core.case_discovery import (
     discover_cases,
     is_brats_path,
 )
-from napari_diffseg.core.case_files import CaseFiles, hash_images
+from napari_diffseg.core.case_files import CaseFiles, find_last_change, hash_images
 from napari_diffseg.core.case_names import DECATHLON_ORDER, LABEL, MODALITIES
 from napari_diffseg.core.errors import CaseError
 from napari_diffseg.core.volume import Volume, load_4d, load_stack, load_volume
@@ -73,6 +73,8 @@ class Case:
         Grid of the t1 file (Decathlon: of the 4-D file), on which results are saved.
     sha256
         Of each modality's file, as it was when it was read (`hash_images`).
+    written_ns
+        When the youngest of them had been written (`find_last_change`).
     """
 
     name: str
@@ -82,6 +84,7 @@ class Case:
     labels: NDArray[np.uint8] | None
     geometry: Geometry
     sha256: Mapping[str, str] = field(default_factory=dict)
+    written_ns: int = 0
 
     @property
     def n_cavity_voxels(self) -> int:
@@ -132,6 +135,7 @@ def load_case(paths: str | Path | Sequence[str | Path] | CaseFiles) -> Case:
     files = paths if isinstance(paths, CaseFiles) else discover_case(paths)
     if files.problem:
         raise CaseError(files.problem)
+    written_ns = find_last_change(files)
     prior_image: NDArray[np.float32] | None = None
     reference: Volume | None = None
     for modality, volume in _iter_modalities(files):
@@ -154,6 +158,7 @@ def load_case(paths: str | Path | Sequence[str | Path] | CaseFiles) -> Case:
         labels=labels,
         geometry=reference.geometry,
         sha256=hash_images(files),
+        written_ns=written_ns,
     )
 
 

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from napari_diffseg.core.case_names import (
@@ -182,14 +183,12 @@ def hash_images(files: CaseFiles) -> dict[str, str]:
 
     Empty if one of them cannot be read.
     """
-    known: dict[tuple[Path, ...], str] = {}  # Decathlon: one file for all
     hashes = {}
     try:
         for modality in files.modalities:
-            paths = _files_of(modality, files)
-            if paths not in known:
-                known[paths] = _hash_files(paths)
-            hashes[modality] = known[paths]
+            states = ((path, path.stat()) for path in _files_of(modality, files))
+            key = tuple((path, state.st_size, state.st_mtime_ns) for path, state in states)
+            hashes[modality] = _hash_files(key)
     except OSError:
         return {}
     return hashes
@@ -209,9 +208,11 @@ def _files_of(modality: str, files: CaseFiles) -> tuple[Path, ...]:
     return stack or (files.modalities[modality],)
 
 
-def _hash_files(paths: Sequence[Path]) -> str:
+@lru_cache(maxsize=8192)  # of two thousand cases
+def _hash_files(states: tuple[tuple[Path, int, int], ...]) -> str:
+    """Hash files one after the other; size and time tell those that have changed since."""
     digest = hashlib.sha256()
-    for path in paths:
+    for path, _, _ in states:
         with path.open("rb") as file:
             hashlib.file_digest(file, lambda: digest)
     return digest.hexdigest()

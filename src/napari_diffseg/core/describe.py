@@ -252,6 +252,7 @@ def describe_case(case: Case) -> CaseRecord:
         notes=find_scan_notes(case),
         slice_numbers=_find_stretches(geometry.slice_numbers or ()),
         sha256=dict(case.sha256),
+        written_ns=case.written_ns,
     )
 
 

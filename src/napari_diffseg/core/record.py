@@ -102,7 +102,10 @@ class CaseRecord:
     """Of a stack of slice files, the numbers that their names have; empty: counted from 0."""
     sha256: dict[str, str] = field(default_factory=dict)
     """Of each modality's file, or of all its slice files together; empty if they could not be read
-    any more when the result was saved, and in records of before."""
+    any more when they had been loaded, and in records of before."""
+    written_ns: int = 0
+    """When the youngest of these files had been written, in ns as of `os.stat`; 0 in records of
+    before. As long as it has not changed, nobody reads the files to see whether they have."""
 
     @property
     def n_slices(self) -> int:

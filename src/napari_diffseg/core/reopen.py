@@ -20,7 +20,7 @@ import numpy as np
 
 from napari_diffseg.core.brats import Case, CaseFiles, discover_case, load_case
 from napari_diffseg.core.case_discovery import folder_names
-from napari_diffseg.core.case_files import scan_folder
+from napari_diffseg.core.case_files import hash_images, scan_folder
 from napari_diffseg.core.case_names import parse_name
 from napari_diffseg.core.ensemble import Ensemble
 from napari_diffseg.core.errors import CaseError, DiffsegError, ParameterError
@@ -98,7 +98,8 @@ def load_result(
     folder
         Where the scan may be if it has been moved.
     known
-        Cases that are loaded; one of them is taken if it is the one, wherever its files are.
+        Cases that are loaded. One of them is taken if it has the same files, or, where these are
+        not to be found, the same images.
 
     Raises
     ------
@@ -108,9 +109,13 @@ def load_result(
     """
     path = Path(path)
     record, names = read_record(path)
-    case = _find_known(record.case, known)
-    if case is None:
+    try:
         files = _find_files(path, record, folder)
+    except CaseError:
+        case = _find_known(record.case, known)
+        if case is None:
+            raise
+    else:
         case = next((case for case in known if case.files == files), None) or load_case(files)
     try:
         return _load_files(path, record, names, case)
@@ -320,6 +325,11 @@ def _check_grid(path: Path, record: ResultRecord, geometry: Geometry) -> None:
 
 def _check_images(path: Path, record: ResultRecord, case: Case) -> None:
     if record.case.sha256 and case.sha256 and record.case.sha256 != case.sha256:
+        if hash_images(case.files) == record.case.sha256:
+            raise CaseError(
+                f"{case.name} is open as it was before its images were changed. Close it, and open "
+                f"{path} again."
+            )
         raise CaseError(
             f"The images of {record.case.name} are not those that {path} was made of: they have "
             "been changed since, or are those of another case. Open the case from where the former "

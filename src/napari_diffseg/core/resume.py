@@ -150,8 +150,8 @@ def is_of_slices(recorded: Iterable[Sequence[int]], files: CaseFiles) -> bool:
     return not numbers or numbers == {*files.slices}
 
 
-def is_changed_since(sha256: Mapping[str, str] | None, files: CaseFiles, time_ns: int) -> bool:
-    """Whether images that have been written after a time are no longer what they were then.
+def is_changed(sha256: Mapping[str, str] | None, files: CaseFiles, written_ns: int) -> bool:
+    """Whether images are no longer what they were; they are read only if somebody wrote them.
 
     Parameters
     ----------
@@ -159,10 +159,10 @@ def is_changed_since(sha256: Mapping[str, str] | None, files: CaseFiles, time_ns
         What was in them (`CaseRecord.sha256`); False if it is not known.
     files
         The case.
-    time_ns
-        When the result was written.
+    written_ns
+        When the youngest of them had been written (`CaseRecord.written_ns`).
     """
-    return bool(sha256) and find_last_change(files) > time_ns and sha256 != hash_images(files)
+    return bool(sha256) and find_last_change(files) != written_ns and sha256 != hash_images(files)
 
 
 def is_as_recorded(case: CaseRecord, files: CaseFiles) -> bool:
