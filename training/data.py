@@ -33,8 +33,7 @@ _KNOWN_NAME = re.compile(
     r"|(?P<subject>sub-[^_]+)(?:_.*)?"
     r"|(?P<scanned>UPENN-GBM-\d+)_\d+"
     r"|(?P<treated>UCSF-PDGM-\d+)(?:_FU\w*)?"
-    r"|(?P<visited>[^_-]*(?:[_-][^_-]+)*?\d+)[_-](?:ses|session|visit|week|month|day|timepoint)"
-    r"[_-]?\d+(?:[_-].*)?",
+    r"|(?P<visited>.*?\d)[_-](?:ses|session|visit|week|month|day|timepoint)[_-]?\d+(?:[_-].*)?",
     re.IGNORECASE,
 )
 

@@ -98,6 +98,7 @@ def test_hash_of_cases_ignores_their_order() -> None:
         ("UCSF-PDGM-0004_FU001d", "UCSF-PDGM-0004"),
         ("Patient-001_week-000-2", "Patient-001"),
         ("P01_visit2", "P01"),
+        ("Case_3_session_2", "Case_3"),
         ("Anna_scan_2", "Anna_scan_2"),
         ("HGG_session_0001", "HGG_session_0001"),
         ("Study-TP-0007", "Study-TP-0007"),
