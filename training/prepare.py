@@ -110,7 +110,7 @@ def _prepare_cache(
         else:
             todo[files.name] = files
         seen.add(files.name)
-    # What is written anew is not listed until it is complete.
+    # What is written anew is not listed until it is complete: then it is added to `kept`.
     kept = {name: entry for name, entry in index.cases.items() if name not in todo}
     index = replace(index, cases=kept)
     write_index(out, index)

@@ -20,7 +20,8 @@ from napari_diffseg.core.uncertainty import IntervalKind
 from napari_diffseg.core.verdict import Verdict, goes_on_beyond
 
 RECORD_SCHEMA_VERSION = 3
-"""2 added what is needed to open a result again: `members` and `maps.judged_slices`."""
+"""2 added what is needed to open a result again: `members` and `maps.judged_slices`; 3 what was in
+the images and in the mask: `case.sha256` and `maps.mask_sha256`."""
 
 SliceRanges = tuple[tuple[int, int], ...]
 """Stretches of slices, first and last, both included."""
